@@ -1,0 +1,1 @@
+"""One file per exchange; no IO. Only these modules know native symbols."""

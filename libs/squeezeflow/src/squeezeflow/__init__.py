@@ -1,0 +1,1 @@
+"""The command people type, and the few functions a notebook wants."""
