@@ -292,14 +292,14 @@ def dtypes(kind: type[Block]) -> dict[str, np.dtype[Any]]:
 
 def empty(kind: type[Block]) -> Block:
     """Make a block of `kind` without facts."""
-    return kind(*(np.empty(0, dtype) for dtype in dtypes(kind).values()))  # type: ignore[arg-type]
+    return kind(*(np.empty(0, dtype) for dtype in dtypes(kind).values()))
 
 
 def concat(blocks: list[Block]) -> Block:
     """Join one or more blocks of one kind, in order."""
-    return type(blocks[0])(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))  # type: ignore[arg-type]
+    return type(blocks[0])(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
 
 
 def cut(block: Block, start: int, end: int) -> Block:
     """Return entries `start:end` of a block, as views."""
-    return type(block)(*(column[start:end] for column in block))  # type: ignore[arg-type]
+    return type(block)(*(column[start:end] for column in block))

@@ -44,8 +44,12 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     taker_fee_ppm: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 500  # 5 bp
     maker_fee_ppm: Annotated[int, msgspec.Meta(ge=-1_000, le=10_000)] = 200  # 2 bp
     half_spread_ppm: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 10  # 0.1 bp of the reference price
-    impact_ppm: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 100  # 1 bp at an order as large as the second's opposite volume
-    participation_max_ppm: Annotated[int, msgspec.Meta(ge=1, le=PPM)] = 200_000  # of the second's opposite volume; the rest carries over
+    impact_ppm: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = (
+        100  # 1 bp at an order as large as the second's opposite volume
+    )
+    participation_max_ppm: Annotated[int, msgspec.Meta(ge=1, le=PPM)] = (
+        200_000  # of the second's opposite volume; the rest carries over
+    )
     latency_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 250
 
 
@@ -56,13 +60,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     position_notional_usd_max: Annotated[int, msgspec.Meta(ge=1)] = 10_000_000
     open_positions_max: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
     leverage_max: Annotated[float, msgspec.Meta(gt=0, le=125)] = 5.0
-    correlated_exposure_max: Annotated[float, msgspec.Meta(gt=0)] = 10.0  # gross notional of a correlated cluster over equity
+    correlated_exposure_max: Annotated[float, msgspec.Meta(gt=0)] = (
+        10.0  # gross notional of a correlated cluster over equity
+    )
     correlation_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.8
     daily_loss_max: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.05  # of the day's opening equity
     weekly_loss_max: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.10
     drawdown_taper_start: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.10  # sizes shrink linearly from here …
     drawdown_max: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25  # … to zero here
-    price_collar: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.02  # a limit price further from the last close is denied
+    price_collar: Annotated[float, msgspec.Meta(gt=0, le=1)] = (
+        0.02  # a limit price further from the last close is denied
+    )
     orders_per_minute_max: Annotated[int, msgspec.Meta(ge=1)] = 60
     stale_data_s_max: Annotated[int, msgspec.Meta(ge=1)] = 10
 
@@ -73,7 +81,9 @@ class BacktestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     assets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1_000)]
     start: dt.date
     end: dt.date
-    params: dict[str, Any] = {}  # SqueezeParams fields that differ from the defaults; checked by `squeeze.SqueezeParams`
+    params: dict[
+        str, Any
+    ] = {}  # SqueezeParams fields that differ from the defaults; checked by `squeeze.SqueezeParams`
     costs: Costs = Costs()
     limits: Limits = Limits()
     capital_usd: Annotated[int, msgspec.Meta(ge=100, le=1_000_000_000)] = 100_000
