@@ -1,0 +1,54 @@
+# Two commands do everything: `make demo` shows what it is, `make test` proves that it works.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# One processor name for numba's disk cache, so that what one machine compiled another may load.
+export NUMBA_CPU_NAME ?= x86-64-v3
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check format bench lock clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(READY) ## Make .venv with everything, and the command in .venv/bin/squeezeflow
+
+$(READY): requirements.lock pyproject.toml $(wildcard libs/*/pyproject.toml)
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11 or newer (Debian: apt install python3 python3-venv)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python was $$($(PYTHON) -V), the least is 3.11: name another with make PYTHON=python3.12 venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
+	@grep -qm1 avx2 /proc/cpuinfo 2>/dev/null || echo "note: no AVX2 seen; the embedded ClickHouse needs it (an external server does not)"
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e libs/squeezecore -e libs/squeezeflow
+	@touch $(READY)
+	@echo "ready: $(BIN)/squeezeflow --help"
+
+demo: $(READY) ## The main job on real recorded data, then a simulated market: flow, backtest, one trade explained
+	@bash scripts/demo.sh
+
+check: $(READY) ## Lint, format, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(READY) ## Every test but the slow ones (JOBS=2 processes)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
+
+bench: $(READY) ## Measure, print a table, write build/bench.json
+	$(BIN)/python -m tests.bench
+
+lock: ## Resolve the dependencies anew into requirements.lock (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --upgrade \
+	    --group dev --extra embedded --no-emit-package squeezecore --no-emit-package squeezeflow \
+	    libs/squeezecore/pyproject.toml libs/squeezeflow/pyproject.toml -o requirements.lock
+
+clean: ## Remove what was built, the virtual environment included
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis
