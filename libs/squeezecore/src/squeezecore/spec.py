@@ -51,6 +51,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         200_000  # of the second's opposite volume; the rest carries over
     )
     latency_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 250
+    dated_fees: bool = False  # take both fees from the venue's dated table (schedules.py) instead of the two above
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
