@@ -33,7 +33,7 @@ from squeezecore.trading import USD_E8, Fill, Position
 CAPITAL, CASH, MARGIN, FEES, FUNDING, REALISED = "capital", "cash", "margin", "fees", "funding", "realised"
 ACCOUNTS = (CAPITAL, CASH, MARGIN, FEES, FUNDING, REALISED)
 INT64_MAX = 2**63 - 1
-MARGIN_PPM = 200_000  # five times leverage, the default of `Limits.leverage_max`
+MARGIN_PPM = 50_000  # the account is set to twenty times; the risk limits keep it far below
 
 
 class Posting(NamedTuple):
@@ -143,6 +143,11 @@ class Ledger:
         return self._state.balances
 
     @property
+    def margins(self) -> Mapping[str, int]:
+        """Return what each open position reserves, by instrument id, usd_e8."""
+        return self._state.margins
+
+    @property
     def totals(self) -> Totals:
         """Return what was earned and paid since the start."""
         balances = self._state.balances
@@ -164,6 +169,12 @@ class Ledger:
         """Return one position's unrealised profit at its last mark, usd_e8."""
         position = self._state.positions.get(instrument_id)
         return self.value_of(instrument_id) - position.cost_usd_e8 if position else 0
+
+    def margin_for(self, instrument: Instrument, cost: int) -> int:
+        """Return what a position of this cost reserves: all of it for spot, `margin_ppm` for a perpetual."""
+        if instrument.kind is Kind.SPOT:
+            return cost
+        return divide_half_away(abs(cost) * self._margin_ppm, PPM)
 
     # --- what happens ---
 
@@ -191,7 +202,7 @@ class Ledger:
         state.marks.setdefault(name, fill.price)
         state.slippage_usd_e8 += fill.slippage_usd_e8
         reserved = state.margins.pop(name, 0)
-        needed = self._margin_for(instrument, new_cost)
+        needed = self.margin_for(instrument, new_cost)
         if needed:
             state.margins[name] = needed
         return self._post(
@@ -248,7 +259,7 @@ class Ledger:
         assert set(state.margins) <= set(state.positions), "margin is reserved for a position that is closed"
         for name, position in state.positions.items():
             assert position.qty != 0, f"{name} is listed with a position of 0"
-            assert state.margins.get(name, 0) == self._margin_for(self._instruments[name], position.cost_usd_e8)
+            assert state.margins.get(name, 0) == self.margin_for(self._instruments[name], position.cost_usd_e8)
         realised, fees, funding, _ = self.totals
         equity = self.equity_usd_e8
         other = -balances[CAPITAL] + realised - fees + funding + self.unrealised_usd_e8
@@ -275,11 +286,6 @@ class Ledger:
         if instrument.id not in self._instruments:
             refuse_unsupported(instrument)
             self._instruments[instrument.id] = instrument
-
-    def _margin_for(self, instrument: Instrument, cost: int) -> int:
-        if instrument.kind is Kind.SPOT:
-            return cost
-        return divide_half_away(abs(cost) * self._margin_ppm, PPM)
 
     def _post(self, *lines: tuple[str, int]) -> Transaction:
         postings = tuple(Posting(account, amount) for account, amount in lines if amount)
