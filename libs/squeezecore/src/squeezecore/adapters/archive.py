@@ -594,7 +594,7 @@ def _arrow_ints(column: Any, scale: int, role: str, name: str, row: int) -> NDAr
         out = _parse_texts(texts, DECIMAL, scale, role, name, row)
     if len(out) and int(out.min()) < 0:
         raise CorruptFileError(name, row + int(out.argmin()) + 1, f"{role} is negative")
-    return cast("NDArray[np.int64]", out)
+    return out
 
 
 def _parse_texts(
