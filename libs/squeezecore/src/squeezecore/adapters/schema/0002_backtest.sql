@@ -1,0 +1,82 @@
+-- Backtest runs and what they found. Natural keys again: a day or a run written twice is the same day or run.
+
+CREATE TABLE IF NOT EXISTS backtest_runs
+(
+    run_id       String,
+    spec         String, -- canonical JSON
+    code_version String,
+    state        LowCardinality(String), -- planned | running | done | failed
+    result_hash  String, -- empty until done
+    summary      String, -- JSON
+    error        String,
+    version      UInt64, -- planned < running < failed < done; a later attempt counts up
+    recorded_at  DateTime('UTC') DEFAULT now() -- for people who look at a list; nothing depends on it
+)
+ENGINE = ReplacingMergeTree(version) ORDER BY run_id;
+
+CREATE TABLE IF NOT EXISTS backtest_days
+(
+    run_id    String,
+    asset     LowCardinality(String),
+    day       Date,
+    data_hash String, -- of the rows of the day and its warm-up
+    state_in  String, -- fingerprint of the kernel state assumed at the day's first second
+    state_out String, -- fingerprint of the state reached at its last
+    tape      String CODEC(NONE), -- bytes, compressed by who made them
+    timings   String, -- JSON: seconds by phase
+    error     String -- why the day could not be scanned; empty otherwise
+)
+ENGINE = ReplacingMergeTree ORDER BY (run_id, asset, day)
+SETTINGS index_granularity = 32;
+
+CREATE TABLE IF NOT EXISTS backtest_trades
+(
+    run_id             String,
+    number             UInt32, -- 1, 2, … in order of entry
+    asset              LowCardinality(String),
+    instrument         LowCardinality(String),
+    direction          Int8,
+    entry_ts           Int64, -- s, the second of the first entry fill
+    exit_ts            Int64, -- s, the second of the last exit fill
+    entry_price        Int64, -- price scale, mean of the fills
+    exit_price         Int64,
+    qty                Int64, -- qty scale
+    pnl_usd_e8         Int64, -- net of everything below
+    fees_usd_e8        Int64,
+    slippage_usd_e8    Int64,
+    funding_usd_e8     Int64,
+    score_milli        Int64, -- at entry
+    exit_reason        LowCardinality(String),
+    entry_order_id     String,
+    exit_order_id      String,
+    detail             String -- JSON: whatever else explains it
+)
+ENGINE = ReplacingMergeTree ORDER BY (run_id, number);
+
+CREATE TABLE IF NOT EXISTS backtest_equity
+(
+    run_id           String,
+    ts               Int64 CODEC(DoubleDelta, ZSTD(1)), -- s; a point a minute and at each fill
+    equity_usd_e8    Int64 CODEC(Delta, ZSTD(1)),
+    cash_usd_e8      Int64 CODEC(Delta, ZSTD(1)),
+    margin_usd_e8    Int64 CODEC(Delta, ZSTD(1)),
+    unrealised_usd_e8 Int64 CODEC(Delta, ZSTD(1)),
+    exposure_usd_e8  Int64 CODEC(Delta, ZSTD(1)) -- gross notional
+)
+ENGINE = ReplacingMergeTree ORDER BY (run_id, ts);
+
+CREATE TABLE IF NOT EXISTS decisions
+(
+    run_id      String, -- a backtest's, or the live account's
+    asset       LowCardinality(String),
+    ts          Int64 CODEC(DoubleDelta, ZSTD(1)), -- s
+    number      UInt32, -- 0, 1, … within the second
+    kind        LowCardinality(String),
+    direction   Int8,
+    score_milli Int64,
+    phase       LowCardinality(String),
+    reason      LowCardinality(String),
+    order_id    String,
+    record      String CODEC(ZSTD(1)) -- the whole Decision as canonical JSON
+)
+ENGINE = ReplacingMergeTree ORDER BY (run_id, asset, ts, number);
