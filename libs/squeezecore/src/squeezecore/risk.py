@@ -212,6 +212,10 @@ def size(
     }
     if instrument not in gross and count + 1 > limits.open_positions_max:
         rooms["open_positions_max"] = 0
+    # an open order of the other side may already fill what this order would leave room for
+    for name, used in (("leverage_max", others), ("correlated_exposure_max", together)):
+        if used + gross.get(instrument, 0) > rooms[name] + used + here:
+            rooms[name] = 0
     cut_by = min(rooms, key=lambda name: rooms[name])
     return Sized(_lots(traded, close, rooms[cut_by], book.ts), cut_by)
 
