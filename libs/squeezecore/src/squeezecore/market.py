@@ -275,6 +275,83 @@ class Watermark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     alive: bool
 
 
+class MarkSeries(NamedTuple):
+    """Mark prices of one instrument, ascending by `known_at`."""
+
+    known_at: NDArray[np.int64]  # s, when it could first be known
+    mark: NDArray[np.int64]  # price scale
+
+
+# What a venue's frame says, one value a fact. `received_ns` is when we heard; prices and quantities as in `Trades`.
+
+
+class Trade(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One print, or one aggregate of prints; the taker's side was decided by the venue's parser."""
+
+    instrument: str
+    id: int  # of `id_kind`; -1 where the venue has none
+    id_kind: IdKind
+    first_id: int  # single trades inside an aggregate; the trade's own id otherwise
+    last_id: int
+    exchange_ns: int
+    received_ns: int
+    price: int
+    qty: int
+    quote_cents: int  # -1 where the notional is price * qty
+    side: Side
+    flags: TradeFlag
+
+
+class Quote(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Best bid and ask."""
+
+    instrument: str
+    update_id: int
+    exchange_ns: int  # 0 where the venue sends no time
+    received_ns: int
+    bid: int
+    bid_qty: int
+    ask: int
+    ask_qty: int
+
+
+class BookDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """Changed levels of a book, as (price, qty); a qty of zero removes the level."""
+
+    instrument: str
+    first_id: int
+    last_id: int
+    previous_id: int  # last_id of the update before; -1 where the venue does not say
+    exchange_ns: int
+    received_ns: int
+    bids: tuple[tuple[int, int], ...]
+    asks: tuple[tuple[int, int], ...]
+
+
+class MarkPrice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Mark price and the funding predicted for the next settlement."""
+
+    instrument: str
+    exchange_ns: int
+    received_ns: int
+    mark: int  # price scale, rounded half away from zero: a mark has more digits than a tick
+    index: int  # the same; 0 where the venue does not send it
+    funding_rate: int  # predicted, for the running interval, * FUNDING_SCALE
+    next_funding_ns: int  # 0 = the instrument has no funding
+
+
+class Liquidation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A forced order. A second measure of prints that are in the trades already: never added to a flow."""
+
+    instrument: str
+    exchange_ns: int
+    received_ns: int
+    liquidated: Side  # BUY: a long position was liquidated
+    price: int  # mean price of what was filled, rounded half away from zero
+    qty: int
+    complete: bool  # False: the venue sends only some of them
+
+
 _DTYPES: dict[tuple[str, str], type[np.generic]] = {
     ("Trades", "side"): np.int8,
     ("Trades", "flags"): np.uint8,
