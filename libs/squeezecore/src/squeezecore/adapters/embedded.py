@@ -252,7 +252,7 @@ def _start_error(home: Path, said: str) -> EmbeddedError:
     return EmbeddedError(f"server of {home} ended before it answered; {home / 'run' / 'server.log'} says: {last}")
 
 
-def _check_engine() -> None:
+def _check_engine(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     """Refuse early what can never start."""
     if importlib.util.find_spec("chdb") is None:
         raise EmbeddedError(
@@ -260,7 +260,7 @@ def _check_engine() -> None:
         )
     if platform.machine() in {"x86_64", "AMD64"}:
         with contextlib.suppress(OSError):
-            said = Path("/proc/cpuinfo").read_text()
+            said = cpuinfo.read_text()
             if "flags" in said and " avx2" not in said:
                 raise EmbeddedError(
                     "processor was without AVX2, the embedded server needs x86-64-v3: use an external ClickHouse server"

@@ -736,6 +736,10 @@ class Store:
             self._command(f"INSERT INTO schema_version (version, name) VALUES ({version}, '{name}')")
         self._check_columns(self._stored_columns() if pending else columns)
 
+    def drop_database(self) -> None:
+        """Forget everything in this database, and the database."""
+        self._command(f"DROP DATABASE IF EXISTS `{self.database}` SYNC")
+
     def _create_database(self, client: Client) -> None:
         """Make the database; the client is not yet in it."""
         client.command(f"CREATE DATABASE IF NOT EXISTS `{self.database}`", use_database=False)
