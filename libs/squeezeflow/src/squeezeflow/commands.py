@@ -1,0 +1,212 @@
+"""The commands: flags in, an operation called, its response shown as a picture or as JSON."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from squeezecore.errors import UsageError
+from squeezeflow import show
+from squeezeflow.main import Settings, app
+
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for machines.")]
+FROM_DAY = "First day, 2026-01-01."
+TO_DAY = "Last day, included, 2026-01-31."
+FROM_TIME = "First second, UTC: 2026-01-01 or 2026-01-01T12:00:00."
+TO_TIME = "End, not included: a day (its midnight) or a second, UTC."
+
+
+def day(text: str, name: str) -> dt.date:
+    """Read a day, or say what one looks like."""
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{name} was {text!r}, which is no day: write it as 2026-01-31") from None
+
+
+def second(text: str, name: str) -> int:
+    """Read a UTC time as whole seconds, or say what one looks like."""
+    try:
+        time = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{name} was {text!r}, which is no UTC time: write it as 2026-01-31T12:00:00") from None
+    stamp = (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
+    if stamp != int(stamp):
+        raise UsageError(f"{name} was {text!r}, times are whole seconds: leave the fraction out")
+    return int(stamp)
+
+
+def _store(context: typer.Context) -> Any:
+    from squeezecore.adapters import operations  # noqa: PLC0415
+
+    settings: Settings = context.obj
+    return operations.open_store(settings.home, settings.clickhouse_url)
+
+
+# --- bring data in ---
+
+
+@app.command("import")
+def import_(
+    context: typer.Context,
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders: archive CSV or zip, CSV or Parquet of trades, recorded frames.")],
+    market: Annotated[str, typer.Option(help="spot, um or cm, where the path does not say it; never guessed.")] = "",
+    columns: Annotated[
+        str, typer.Option(help="For any other CSV or Parquet: time=ts,price=p,qty=q,side=s[,id=i] (ours = the file's).")
+    ] = "",
+    instrument: Annotated[str, typer.Option(help="With --columns: which instrument, binance:BTC-USDT-PERP.")] = "",
+    time_unit: Annotated[str, typer.Option(help="With --columns: s, ms, us or ns; read off the values when not given.")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="Replace days that hold the other kind of prints.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Import recorded trades, funding and open interest; twice is once.
+
+    Binance's public archive files are taken as published (daily and monthly, zip or CSV, aggTrades, trades, fundingRate,
+    metrics), and as they really are: docs/data-quality.md says what is repaired and what is set aside.
+    """
+    from squeezecore.adapters import importing  # noqa: PLC0415
+
+    with _store(context) as store, show.progress(as_json) as report:
+        answer = importing.import_paths(
+            store,
+            paths,
+            market=market or None,
+            column_map=columns or None,
+            instrument=instrument or None,
+            time_unit=time_unit,
+            replace=replace,
+            progress=report,
+        )
+    show.answer(answer, as_json, show.imported)
+
+
+@app.command()
+def download(
+    context: typer.Context,
+    venue: Annotated[str, typer.Argument(help="binance")],
+    asset: Annotated[str, typer.Argument(help="BTC")],
+    first: Annotated[str, typer.Option("--from", help=FROM_DAY)],
+    last: Annotated[str, typer.Option("--to", help=TO_DAY)],
+    base_url: Annotated[str, typer.Option(help="Where the archive lies; a copy of its layout works too.")] = "",
+    dest: Annotated[Path | None, typer.Option(help="Where the files are kept.", show_default="HOME/archive")] = None,
+    as_json: Json = False,
+) -> None:
+    """Download an asset's public archive with checksums, resumable, then import it."""
+    from squeezecore.adapters import download as downloads  # noqa: PLC0415
+
+    settings: Settings = context.obj
+    with _store(context) as store, show.progress(as_json) as report:
+        answer = downloads.download(
+            store,
+            venue,
+            asset,
+            day(first, "--from"),
+            day(last, "--to"),
+            dest=dest or settings.home / "archive",
+            progress=report,
+            **({"base_url": base_url} if base_url else {}),
+        )
+    show.answer(answer, as_json, show.downloaded)
+
+
+@app.command()
+def simulate(
+    context: typer.Context,
+    assets: Annotated[str, typer.Option(help="Assets, comma-separated.")] = "BTC",
+    days: Annotated[int, typer.Option(help="How many days.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same market, byte for byte.", min=0)] = 7,
+    world: Annotated[str, typer.Option(help="squeeze: somebody gets trapped now and then; noise: flows know nothing.")] = "squeeze",
+    start: Annotated[str, typer.Option(help="First day.")] = "2026-01-01",
+    as_json: Json = False,
+) -> None:
+    """Make a market, calibrated to measured statistics, and put it into the store."""
+    from squeezecore.adapters import operations  # noqa: PLC0415
+
+    request = operations.SimulateRequest(
+        assets=names(assets), days=days, seed=seed, world=world, start=day(start, "--start")
+    )
+    with _store(context) as store, show.progress(as_json) as report:
+        answer = operations.simulate(store, request, report)
+    show.answer(answer, as_json, show.simulated)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list of assets."""
+    return tuple(part.strip().upper() for part in text.split(",") if part.strip())
+
+
+# --- look at it ---
+
+data_app = typer.Typer(help="What is in the store: days, holes, sizes; and export.", invoke_without_command=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback()
+def data(
+    context: typer.Context,
+    name: Annotated[str, typer.Option("--name", help="Only this instrument or asset.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Show days, holes and sizes of what is in the store."""
+    if context.invoked_subcommand is not None:
+        return
+    from squeezecore.adapters import operations  # noqa: PLC0415
+
+    with _store(context) as store:
+        answer = operations.coverage(store, name or None)
+    show.answer(answer, as_json, show.coverage)
+
+
+@data_app.command("export")
+def export(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(help="bars (of an instrument) or rows (of an asset)")],
+    name: Annotated[str, typer.Argument(help="binance:BTC-USDT-PERP, or BTC")],
+    start: Annotated[str, typer.Option("--from", help=FROM_TIME)],
+    end: Annotated[str, typer.Option("--to", help=TO_TIME)],
+    out: Annotated[Path, typer.Option("--out", help="file.parquet or file.csv")],
+    as_json: Json = False,
+) -> None:
+    """Write seconds to Parquet or CSV: UTC seconds, base units, USD as decimals."""
+    from squeezecore.adapters import operations  # noqa: PLC0415
+
+    request = operations.ExportRequest(
+        what=what, name=name, start_s=second(start, "--from"), end_s=second(end, "--to"), out=out
+    )
+    with _store(context) as store, show.progress(as_json) as report:
+        answer = operations.export(store, request, report)
+    show.answer(answer, as_json, show.exported)
+
+
+@app.command()
+def flow(
+    context: typer.Context,
+    asset: Annotated[str, typer.Argument(help="BTC")],
+    start: Annotated[str, typer.Option("--from", help=FROM_TIME)],
+    end: Annotated[str, typer.Option("--to", help=TO_TIME)],
+    last: Annotated[int, typer.Option(help="How many seconds to list below the picture.", min=0)] = 12,
+    as_json: Json = False,
+) -> None:
+    """Draw spot and perp CVD, second by second, with price and data quality."""
+    from squeezecore.adapters import operations  # noqa: PLC0415
+
+    with _store(context) as store:
+        answer = operations.flow(store, asset.upper(), second(start, "--from"), second(end, "--to"))
+    show.answer(answer, as_json, lambda report: show.flow(report, last))
+
+
+@app.command("assets")
+def assets_(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Option("--set", help="Put this assets.toml in force.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which markets make up each asset and which is traded, or put another list in force."""
+    from squeezecore.adapters import operations  # noqa: PLC0415
+
+    with _store(context) as store:
+        answer = operations.put_assets(store, file) if file else operations.assets(store)
+    show.answer(answer, as_json, show.assets)
