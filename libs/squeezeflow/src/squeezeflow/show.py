@@ -20,7 +20,11 @@ from rich.table import Table
 from squeezecore.market import DAY_S
 
 T = TypeVar("T")
+WIDTH_PIPED = 140  # columns, where no terminal says how wide it is
+
 out = Console(highlight=False)
+if not out.is_terminal:
+    out = Console(highlight=False, width=WIDTH_PIPED)
 err = Console(stderr=True, highlight=False)
 
 
@@ -188,7 +192,8 @@ def flow(report: Any, last: int) -> None:
         out.print(text if out.is_terminal else plotext.uncolorize(text), markup=False, soft_wrap=True)
     whole = sum(q == 1 for q in report.quality)
     out.print(
-        f"{report.asset}: {len(report.ts):,} seconds, spot {report.spot_volume_usd:,.0f} USD traded and CVD {usd(report.spot_cvd_usd[-1])}, "
+        f"{report.asset}: {len(report.ts):,} seconds; "
+        f"spot {report.spot_volume_usd:,.0f} USD traded and CVD {usd(report.spot_cvd_usd[-1])}, "
         f"perp {report.perp_volume_usd:,.0f} USD and CVD {usd(report.perp_cvd_usd[-1])}; "
         f"complete {whole:,} of {len(report.ts):,} seconds, missing {report.missing_seconds:,}"
     )
@@ -196,7 +201,7 @@ def flow(report: Any, last: int) -> None:
                  right=("price", "spot delta", "perp delta", "spot CVD", "perp CVD", "quality"))  # fmt: skip
     for i in range(max(0, len(report.ts) - last), len(report.ts)):
         made.add_row(
-            clock(report.ts[i]), f"{report.close[i]:,.2f}", usd(report.spot_delta_usd[i]), usd(report.perp_delta_usd[i]),
+            clock(report.ts[i])[11:], f"{report.close[i]:,.2f}", usd(report.spot_delta_usd[i]), usd(report.perp_delta_usd[i]),
             usd(report.spot_cvd_usd[i]), usd(report.perp_cvd_usd[i]), f"{report.quality[i]:.2f}",
         )  # fmt: skip
     if last:
