@@ -59,6 +59,17 @@ class ExitReason(enum.StrEnum):
     END_OF_RUN = "end_of_run"
 
 
+class Signal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An opinion about one asset at the close of second `ts`; not an order."""
+
+    asset: str
+    ts: int  # s, UTC
+    direction: Direction
+    score_milli: int  # thousandths of a point
+    reasons: tuple[str, ...]
+    params_hash: str
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An instruction, decided at the close of second `decided_ts`."""
 
