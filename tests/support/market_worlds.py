@@ -46,12 +46,12 @@ def second(
 
 
 def order(
-    id: str = "a", side: Side = Side.BUY, lots: int = 10, *, of: Instrument = BTC, ts: int = 100, **more: Any
-) -> Order:  # noqa: A002
+    name: str = "a", side: Side = Side.BUY, lots: int = 10, *, of: Instrument = BTC, ts: int = 100, **more: Any
+) -> Order:
     """Make an order with good defaults: buy 0.01 BTC at the market, decided at the close of second 100."""
     return Order(
-        id=id, account="paper", asset=of.base, instrument=of.id, decided_ts=ts, side=side, qty=lots * LOT, **more
-    )  # fmt: skip
+        id=name, account="paper", asset=of.base, instrument=of.id, decided_ts=ts, side=side, qty=lots * LOT, **more
+    )
 
 
 class World(NamedTuple):
@@ -97,7 +97,7 @@ class Run(NamedTuple):
     exchange: Exchange
 
 
-def decide(exchange: Exchange, ts: int, seconds: dict[str, Market]) -> None:
+def decide(exchange: Exchange, ts: int, seconds: dict[str, Market], *, rests: bool = True) -> None:
     """Trade on nothing but this second's closes and what is held: noisy, deterministic, of every kind of order."""
     for name, instrument in INSTRUMENTS.items():
         one = seconds.get(name)
@@ -107,10 +107,10 @@ def decide(exchange: Exchange, ts: int, seconds: dict[str, Market]) -> None:
         held, name_of = exchange.ledger.qty_of(name), f"{ts}-{instrument.base}"
         side = Side.BUY if dice % 2 else Side.SELL
         lots = (1 + dice % 7) * (40 if instrument is BTC else 600)
-        common = {"id": name_of, "of": instrument, "ts": ts, "lots": lots, "side": side}
+        common = {"name": name_of, "of": instrument, "ts": ts, "lots": lots, "side": side}
         if dice % 5 == 0:
             exchange.submit(order(**common), ts)
-        elif dice % 5 == 1:
+        elif dice % 5 == 1 and rests:
             price = one.close // TICK * TICK - side.sign * (dice % 30) * TICK
             exchange.submit(order(**common, kind=OrderKind.LIMIT, price=price), ts)
         elif dice % 5 == 2:
@@ -124,8 +124,10 @@ def decide(exchange: Exchange, ts: int, seconds: dict[str, Market]) -> None:
                 exchange.cancel(working.id, ts)
 
 
-def play(the_world: World, costs: Costs | None = None, exchange: Exchange | None = None, *, cut: int = -1) -> Run:
-    """Trade a world to its end; after `cut` seconds the exchange goes through its bytes."""
+def play(
+    the_world: World, costs: Costs | None = None, exchange: Exchange | None = None, *, cut: int = -1, rests: bool = True
+) -> Run:
+    """Trade a world to its end, with or without resting orders; after `cut` seconds the exchange goes through its bytes."""
     costs = costs or Costs()
     exchange = exchange or Exchange(INSTRUMENTS, costs, CAPITAL)
     run = Run([], [], [], {}, exchange)
@@ -139,5 +141,5 @@ def play(the_world: World, costs: Costs | None = None, exchange: Exchange | None
         run.payments.extend(settled.payments)
         run.equity[ts] = settled.equity_usd_e8
         assert exchange.ledger.check() == settled.equity_usd_e8
-        decide(exchange, ts, seconds)
+        decide(exchange, ts, seconds, rests=rests)
     return run._replace(exchange=exchange)
