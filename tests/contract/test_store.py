@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.store import assert_equal, random_bars, random_rows
 
 from squeezecore.adapters import store as store_module
 from squeezecore.adapters.store import (
@@ -36,6 +35,7 @@ from squeezecore.market import (
 )
 from squeezecore.market import Bars as BarsBlock
 from squeezecore.market import Rows as RowsBlock
+from support.store import assert_equal, random_bars, random_rows
 
 DAY = dt.date(2024, 8, 8)
 START = 1_723_075_200
@@ -375,7 +375,7 @@ def test_what_cannot_be_held_is_refused_with_its_value(store: Store) -> None:
         store.insert_bars(PERP, bars._replace(ts=bars.ts[::-1].copy()))
     with pytest.raises(UsageError, match="must ascend"):
         store.insert_rows("BTC", random_rows(1, 10, START)._replace(ts=np.full(10, START)))
-    with pytest.raises(UsageError, match="limit is 0..4294967295"):
+    with pytest.raises(UsageError, match=r"limit is 0\.\.4294967295"):
         store.insert_bars(PERP, bars._replace(ts=bars.ts * 1000))
     with pytest.raises(UsageError, match="first <= last"):
         store.insert_bars(PERP, bars._replace(first_id=np.full(10, 9), last_id=np.full(10, 8)))
@@ -437,7 +437,7 @@ def test_a_wrong_address_is_explained() -> None:
 
 def test_a_server_that_is_not_there_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "CONNECT_S_MAX", 0.1)
-    with pytest.raises(StoreError, match="127.0.0.1"):
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1"):
         Store.connect("http://127.0.0.1:1")
 
 

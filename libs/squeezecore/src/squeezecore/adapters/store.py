@@ -246,7 +246,11 @@ class Store:
         self._client: tuple[int, Client] | None = None
         self._columns: dict[str, set[str]] = {}
         self._closed = False
-        self.migrate()
+        try:
+            self.migrate()
+        except BaseException:
+            self._disconnect()
+            raise
 
     @classmethod
     def connect(cls, url: str, database: str = "squeeze") -> Self:
@@ -889,6 +893,7 @@ def open_client(url: str) -> Client:
         connect_timeout=5,
         send_receive_timeout=QUERY_S_MAX,
         query_limit=0,
+        dedicated_pool=True,  # closed with the client: a connection left open delays a server's stop by seconds
         autogenerate_session_id=False,  # a session would refuse two threads at once
         settings={
             "async_insert": 0,  # 26.x defaults to 1, with de-duplication rules of its own

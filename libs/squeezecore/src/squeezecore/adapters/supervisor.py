@@ -132,7 +132,7 @@ def serve(home: Path, port: int, grace_s: float) -> None:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # from here on they reach the main thread only
         if _announce(run, port):
-            start_lock = _watch(run, grace_s)
+            start_lock = _watch(run, port, grace_s)
     except SystemExit:
         pass
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -171,19 +171,31 @@ def _announce(run: Path, port: int) -> bool:
             print(f"the engine did not answer on port {port} within {START_S_MAX:.0f} s", file=sys.stderr, flush=True)  # noqa: T201
             return False
         time.sleep(0.01)
-    temporary = run / "server.json.new"
-    temporary.write_text(json.dumps({"port": port, "pid": os.getpid()}))
-    temporary.replace(run / "server.json")
+    _write_json(run, port)
     return True
 
 
-def _watch(run: Path, grace_s: float) -> int:
+def _write_json(run: Path, port: int) -> None:
+    """Write `server.json` unless it stands there already."""
+    text = json.dumps({"port": port, "pid": os.getpid()})
+    path = run / "server.json"
+    with contextlib.suppress(OSError, ValueError):
+        if path.read_text() == text:
+            return
+    temporary = run / "server.json.new"
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _watch(run: Path, port: int, grace_s: float) -> int:
     """Return, holding the start lock, once no lease has been held for `grace_s` seconds.
 
     The start lock keeps a newcomer from joining a server that is about to go; it ends with the process.
     """
     seen = time.monotonic()
     while True:
+        with contextlib.suppress(OSError):  # a full disk is no reason to end
+            _write_json(run, port)  # somebody may have deleted or damaged it
         if next(leases(run), None) is not None:
             seen = time.monotonic()
         elif time.monotonic() - seen >= grace_s:
