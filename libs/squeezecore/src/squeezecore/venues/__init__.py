@@ -11,7 +11,7 @@ import enum
 import importlib
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Protocol, cast
 
 import msgspec
@@ -162,6 +162,7 @@ def venue(name: str) -> Venue:
 
 
 _PLAIN = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+", re.ASCII)
+_EXPONENT = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][+-]?[0-9]{1,3}", re.ASCII)
 
 
 def fixed(text: str, decimals: int) -> int:
@@ -183,19 +184,18 @@ def fixed(text: str, decimals: int) -> int:
             raise ParseError(f"value was {text}, the limit is {decimals} decimals: store it with more decimals")
         fraction = fraction[:decimals]
         beyond = 0
-    value = int((whole + fraction) or "0") * 10**-beyond
+    value: int = int((whole + fraction) or "0") * 10**-beyond
     if value > INT64_MAX:
         raise ParseError(f"value was {text}, the limit at {decimals} decimals is 2**63 - 1: store it with fewer")
     return value
 
 
 def _fixed_exponent(text: str, decimals: int) -> int:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise ParseError(f"number was {text!r}, expected a decimal") from None
-    if not value.is_finite() or value.is_signed() or abs(value.adjusted()) > DIGITS_MAX:
+    if _EXPONENT.fullmatch(text) is None:
         raise ParseError(f"number was {text!r}, expected a decimal of at least zero")
+    value = Decimal(text)
+    if value and abs(value.adjusted()) > DIGITS_MAX:
+        raise ParseError(f"number was {text!r}, the limit is {DIGITS_MAX} digits")
     return fixed(f"{value:f}", decimals)
 
 
