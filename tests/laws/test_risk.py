@@ -91,7 +91,8 @@ calm_books = st.builds(
     book,
     holdings=held_up_to(5_000),
     open_orders=pending(small_orders),
-    equity_usd_e8=st.integers(70_000, 120_000).map(lambda usd: usd * USD_E8),
+    equity_usd_e8=st.integers(97_000, 150_000).map(lambda usd: usd * USD_E8),
+    peak_usd_e8=st.integers(100_000, 150_000).map(lambda usd: usd * USD_E8),
     clusters=st.sampled_from([(), (("BTC", "ETH"), ("XMR",))]),
 )
 limits_drawn = st.builds(
@@ -111,6 +112,17 @@ limits_drawn = st.builds(
 )
 
 
+wide_limits = st.builds(
+    Limits,
+    leverage_max=st.floats(0.5, 20),
+    correlated_exposure_max=st.floats(0.5, 20),
+    position_notional_usd_max=st.integers(50_000, 2_000_000),
+    open_positions_max=st.integers(1, 4),
+    drawdown_taper_start=st.floats(0, 0.3),
+)
+some_orders = small_orders | orders  # half of them small enough to be accepted
+
+
 def filled(of, the_book, the_order):
     """Return the signed extremes of a position when the order and every open entry fill, in qty."""
     pending = [(p.order, p.remaining) for p in the_book.open_orders if not p.order.reduce_only] + [
@@ -120,7 +132,7 @@ def filled(of, the_book, the_order):
     return [held + side.sign * sum(qty for way, qty in mine if way is side) for side in (BUY, SELL)]
 
 
-@given(orders, books | calm_books, limits_drawn)
+@given(some_orders, calm_books | books, wide_limits | limits_drawn)
 @settings(deadline=None, max_examples=300)
 def test_no_accepted_entry_breaks_a_limit(one, view, limits):
     if check(one, view, limits) is not None or is_exit(one, view):
@@ -151,7 +163,13 @@ def test_no_accepted_entry_breaks_a_limit(one, view, limits):
         assert abs(one.price / CLOSES[one.instrument] - 1) <= limits.price_collar + 1e-12
 
 
-@given(orders, books | calm_books, limits_drawn, st.sampled_from(Limits.__struct_fields__), st.floats(0.05, 1))
+@given(
+    some_orders,
+    calm_books | books,
+    wide_limits | limits_drawn,
+    st.sampled_from(Limits.__struct_fields__),
+    st.floats(0.05, 1),
+)
 @settings(deadline=None, max_examples=300)
 def test_a_tighter_limit_never_accepts_more(one, view, limits, name, share):
     if name == "correlation_min":
@@ -229,7 +247,7 @@ def test_each_denial_carries_the_limit_and_the_value(name, value, one, view, lim
 
 
 @given(
-    calm_books, limits_drawn, instruments, st.sampled_from([BUY, SELL]),
+    calm_books, wide_limits | limits_drawn, instruments, st.sampled_from([BUY, SELL]),
     st.floats(0.002, 0.2), st.floats(0.001, 0.1), st.floats(0.5, 10),
 )  # fmt: skip
 @settings(deadline=None, max_examples=300)
