@@ -9,8 +9,10 @@ from __future__ import annotations
 # ruff: noqa: SIM300 — S and P are no constants but the letters of the definition
 import functools
 import math
+import operator
+import tomllib
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, NamedTuple, TypeVar, cast, get_type_hints
 
 import msgspec
 import numba
@@ -19,7 +21,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from squeezecore.errors import SpecError, UsageError
-from squeezecore.market import WARMUP_S, Rows
+from squeezecore.market import WARMUP_S, Rows, cut
 from squeezecore.spec import canonical, digest, nearest
 
 Ints = NDArray[np.int64]
@@ -146,6 +148,61 @@ def params_from(values: dict[str, Any]) -> SqueezeParams:
         raise SpecError(f"parameters were refused: {error}") from error
 
 
+def write_params(params: SqueezeParams) -> str:
+    """Write parameters as a TOML file, above each field its meaning, bounds and default.
+
+    >>> print(write_params(SqueezeParams()).splitlines()[3])
+    # context at which it counts as BULLISH (negated: BEARISH); > 0, <= 1; default 0.25
+    """
+    lines = ["# Parameters of the squeeze strategy; a field that is left out has its default.", ""]
+    for field in msgspec.structs.fields(SqueezeParams):
+        meta = _meta(field.name)
+        bounds = [f"{sign} {limit}" for sign, limit in _bounds(meta)]
+        lines += ["", f"# {'; '.join([str(meta.description), ', '.join(bounds), f'default {field.default}'])}"]
+        lines += [f"{field.name} = {getattr(params, field.name)}"]
+    return "\n".join(lines) + "\n"
+
+
+def read_params(text: str, name: str = "parameters") -> SqueezeParams:
+    """Read a TOML file of parameters; raise `SpecError` naming file, line, field, value and limit."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{name} was no TOML: {error}: a line is `field = number`") from error
+    lines = {line.split("=")[0].strip(): n for n, line in enumerate(text.splitlines(), 1) if "=" in line}
+    for field, value in values.items():
+        where = f"{name} line {lines.get(field, 1)}"
+        if field not in SqueezeParams.__struct_fields__:
+            known = nearest(field, SqueezeParams.__struct_fields__)
+            raise SpecError(f"{where}: field was {field!r}, which does not exist: {known}")
+        _check_value(where, field, value)
+    return params_from(values)
+
+
+def _meta(field: str) -> Meta:
+    return cast("Meta", get_type_hints(SqueezeParams, include_extras=True)[field].__metadata__[0])
+
+
+def _bounds(meta: Meta) -> list[tuple[str, float]]:
+    limits = ((">", meta.gt), (">=", meta.ge), ("<", meta.lt), ("<=", meta.le))
+    return [(sign, limit) for sign, limit in limits if limit is not None]
+
+
+def _check_value(where: str, field: str, value: object) -> None:
+    """Refuse a value of the wrong type or beyond its bounds, naming both."""
+    kind = get_type_hints(SqueezeParams)[field]
+    fits = isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
+    if not fits:
+        want = "a number" if kind is float else "a whole number"
+        raise SpecError(f"{where}: {field} was {value!r}, it must be {want}")
+    number = cast("float", value)
+    bounds = _bounds(_meta(field))
+    good = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+    if not math.isfinite(number) or not all(good[sign](number, limit) for sign, limit in bounds):
+        limits = " and ".join(f"{sign} {limit}" for sign, limit in bounds)
+        raise SpecError(f"{where}: {field} was {value}, it must be {limits}")
+
+
 # What one second says, as bits of `Features.flags`.
 F_LONG = 1 << 0  # the score's direction is BULLISH
 F_SHORT = 1 << 1
@@ -267,18 +324,20 @@ G_300, G_900, G_1800, G_EVIDENCE, G_SIZE = range(5)  # largest |gap| since the i
     P_ABSORPTION,
     P_BREAKDOWN,
     P_TESTS,
+    P_TEST_FIRST_TS,  # its last second
+    P_TEST_LAST_TS,
     P_ADVERSE_FIRST,
     P_ADVERSE_LAST,
     P_RANGE_3,
     P_RANGE_6,
-    P_ABSORBING,
+    P_ABSORBING,  # bits: 1 the last closed candle, 2 the one before it, …
     P_ABSORBING_VOLUME,
     P_ATTEMPTS,
     P_ATTEMPTS_FALLING,
     P_LAST_CANDLE,
     P_EVALUATED,
     P_SIZE,
-) = range(15)
+) = range(17)
 
 # Limits that change only when swings do: a threshold in swings times the swing, infinite where the swing is zero (z = 0).
 L_STILL, L_STALL, L_SHAKE, L_GAP, L_AGAINST, L_BIAS, L_OI, L_SIZE = 0, 5, 6, 7, 12, 16, 17, 18
@@ -507,22 +566,30 @@ def _deceleration(
     """Reset deceleration: selling dries up test by test, and ranges shrink. `reset_low` and lows are mirrored for shorts."""
     low = C_LOW if side > 0 else C_HIGH
     first = max(start // CANDLE_S, last - CANDLES + 1)
-    tests = 0
+    tests = first_ts = last_ts = 0
     shaken = shake_ts == 0
     a_first = a_last = 0.0
     for c in range(first, last + 2):
-        if not shaken and (c > last or c * CANDLE_S + CANDLE_S - 1 > shake_ts):
+        end = c * CANDLE_S + CANDLE_S - 1
+        if not shaken and (c > last or end > shake_ts):
             shaken = True
             a_last = _adverse(side, shake_spot, shake_perp, swing_spot, swing_perp)
-            a_first = a_last if tests == 0 else a_first
+            last_ts = shake_ts
+            if tests == 0:
+                a_first = a_last
+                first_ts = last_ts
             tests += 1
-        if c <= last:
-            k = c % CANDLES
-            depth = side * candles[k, low] - reset_low
-            if 0 <= depth and 4 * depth <= reset_high - reset_low:
-                a_last = _adverse(side, candles[k, C_SPOT], candles[k, C_PERP], swing_spot, swing_perp)
-                a_first = a_last if tests == 0 else a_first
-                tests += 1
+        if c > last:
+            break
+        k = c % CANDLES
+        depth = side * candles[k, low] - reset_low
+        if depth >= 0 and 4 * depth <= reset_high - reset_low:
+            a_last = _adverse(side, candles[k, C_SPOT], candles[k, C_PERP], swing_spot, swing_perp)
+            last_ts = end
+            if tests == 0:
+                a_first = a_last
+                first_ts = last_ts
+            tests += 1
     range_3 = range_6 = 0
     for c in range(last - 8, last + 1):
         k = c % CANDLES
@@ -537,6 +604,8 @@ def _deceleration(
         points += 0.3 * min(max(2.0 * (1.0 - 2.0 * range_3 / range_6), 0.0), 1.0)
     out[P_DECELERATION] = 3.5 * points
     out[P_TESTS] = tests
+    out[P_TEST_FIRST_TS] = first_ts
+    out[P_TEST_LAST_TS] = last_ts
     out[P_ADVERSE_FIRST] = a_first
     out[P_ADVERSE_LAST] = a_last
     out[P_RANGE_3] = range_3 / 3.0
@@ -557,14 +626,14 @@ def _absorption(p: _Numbers, side: int, last: int, candles: Ints, has_reset: boo
             continue
         if side * (candles[k, C_OPEN] - candles[k, low]) < p.absorption_wick * span:
             continue
-        absorbing += 1
+        absorbing |= 1 << (last - c)
         points += 0.5
         before = 0
         for b in range(c - 12, c):
             before += candles[b % CANDLES, C_VOLUME]
         volume = candles[k, C_VOLUME]
         if before > 0 and volume > 0 and volume >= p.absorption_volume * (before / 12.0):
-            with_volume += 1
+            with_volume |= 1 << (last - c)
             points += 0.2
     out[P_ABSORPTION] = 2.5 * min(points, 1.0)
     out[P_ABSORBING] = absorbing
@@ -575,7 +644,7 @@ def _absorption(p: _Numbers, side: int, last: int, candles: Ints, has_reset: boo
 def _breakdown(side: int, last: int, candles: Ints, swing_spot: float, swing_perp: float, out: Floats) -> None:
     """Failed breakdown: candles that pierced the extreme of the 12 before and closed back inside."""
     low = C_LOW if side > 0 else C_HIGH
-    attempts = 0
+    attempts = marks = 0
     falling = True
     adverse = 0.0
     for c in range(last - 11, last + 1):
@@ -589,11 +658,12 @@ def _breakdown(side: int, last: int, candles: Ints, swing_spot: float, swing_per
                 falling = False
             adverse = a
             attempts += 1
+            marks |= 1 << (last - c)
     points = 0.0 if attempts == 0 else 0.4 if attempts == 1 else 0.7 if attempts == 2 else 1.0
     if attempts > 1 and not falling:
         points *= 0.6
     out[P_BREAKDOWN] = 2.0 * points
-    out[P_ATTEMPTS] = attempts
+    out[P_ATTEMPTS] = marks
     out[P_ATTEMPTS_FALLING] = 1.0 if falling else 0.0
 
 
@@ -1178,7 +1248,7 @@ class SqueezeState(NamedTuple):
     sums: Floats  # [2, 22]: the 23 full hours, the current hour so far
     swings: Floats  # [22]: swings of S, P, R by window, swing_gap by window, swing and samples of open interest
     candles: Ints  # [256, 7]: closed candles, by candle number
-    parts: Floats  # [2, 15]: candle parts for long and short, and what they were made from
+    parts: Floats  # [2, 17]: candle parts for long and short, and what they were made from
     whole: Ints  # [42]: scalars, `I_…`
     real: Floats  # [4]: scalars, `G_…`
 
@@ -1223,6 +1293,167 @@ def scan(params: SqueezeParams, state: SqueezeState, rows: Rows) -> tuple[Squeez
     """
     features, _ = _scan(params, state, rows, behind=False)
     return state, features
+
+
+def entry_blockers(flags: int, score_milli: int, params: SqueezeParams) -> tuple[str, ...]:
+    """Name what keeps a second from being an entry, as far as the rows know; empty: phase 5 decides.
+
+    >>> entry_blockers(F_LONG | F_SIGNAL | F_WARM | F_BOTH_AGAINST_LONG, 4_200, SqueezeParams())
+    ('quality', 'both_flows_against')
+    """
+    if not flags & (F_LONG | F_SHORT):
+        return ("warming_up",) if not flags & F_WARM else ("no_direction",)
+    long = bool(flags & F_LONG)
+    checks = (
+        ("warming_up", not flags & F_WARM),
+        ("score", score_milli < milli_of(params.entry_score)),
+        ("no_signal", not flags & F_SIGNAL),
+        ("quality", not flags & F_QUALITY),
+        ("both_flows_against", flags & (F_BOTH_AGAINST_LONG if long else F_BOTH_AGAINST_SHORT)),
+        ("context_flip", flags & (F_CONTEXT_AGAINST_LONG if long else F_CONTEXT_AGAINST_SHORT)),
+    )
+    return tuple(name for name, holds in checks if holds)
+
+
+def milli_of(points: float) -> int:
+    """Return the least `score_milli` that reaches a score threshold."""
+    return math.ceil(points * 1000.0 - 1e-6)
+
+
+def explain_second(params: SqueezeParams, rows: Rows, ts: int | None = None) -> dict[str, Any]:
+    """Scan rows up to second `ts` (the last one by default) and name everything that made it; 28 h before it make it warm.
+
+    Every value comes from the kernel that trades. Flows are USD cents, distances 1e-9 log price, prices at the traded
+    instrument's scale, times UTC seconds.
+    """
+    end = len(rows.ts) if ts is None else int(np.searchsorted(rows.ts, ts)) + 1
+    if end < 1 or end > len(rows.ts) or (ts is not None and rows.ts[end - 1] != ts):
+        covered = f"{rows.ts[0]} to {rows.ts[-1]}" if len(rows.ts) else "no second"
+        raise UsageError(f"second was {ts}, the rows cover {covered}: ask for a second that has a row")
+    state = initial(params)
+    features, probes = _scan(params, state, cut(rows, 0, end), behind=False)
+    return _explanation(params, state, features, cut(rows, end - 1, end), *probes)
+
+
+def _explanation(
+    params: SqueezeParams, state: SqueezeState, features: Features, row: Rows, probe: Floats, probe_window: Floats
+) -> dict[str, Any]:
+    """Give names to what the kernel left behind."""
+    flags, score = int(features.flags[-1]), int(features.score_milli[-1])
+    seen = dict(zip(PROBE, map(float, probe), strict=True))
+    whole = state.whole
+    sides = {0: "NEUTRAL", 1: "BULLISH", -1: "BEARISH"}
+    direction = 1 if flags & F_LONG else -1 if flags & F_SHORT else 0
+    phase, side = int(whole[I_PHASE]), int(whole[I_RESET_SIDE])
+    dominance = max(float(probe_window[w, PROBE_WINDOW.index("dominance")]) for w in (W1800, W3600, W14400))
+    closest = max((n for n in (900, 1800)), key=lambda n: abs(seen[f"divergence_{n}"]))
+    return {
+        "ts": int(features.ts[-1]),
+        "params_hash": params.hash,
+        "row": {name: int(column[0]) for name, column in row._asdict().items()},
+        "warm": bool(flags & F_WARM),
+        "rows_seen": int(whole[I_COUNT]),
+        "score_milli": score,
+        "direction": sides[direction],
+        "direction_from": ("none", "divergence", "reset", "context")[flags >> SOURCE_SHIFT & 3],
+        "blocked_by": entry_blockers(flags, score, params),
+        "record": bool(flags & F_RECORD),
+        "windows": {
+            seconds: dict(zip(PROBE_WINDOW, map(float, probe_window[w]), strict=True))
+            for w, seconds in enumerate(WINDOWS)
+        },
+        "context": {
+            "value": seen["context"],
+            "direction": sides[int(abs(seen["context"]) >= params.context_enter) * (1 if seen["context"] > 0 else -1)],
+            "dominance_max": dominance,
+            "expected_duration": "HIGH" if dominance >= 0.8 else "MEDIUM" if dominance >= 0.65 else "LOW",
+        },
+        "divergence": {
+            "window_900": int(seen["divergence_900"]),
+            "window_1800": int(seen["divergence_1800"]),
+            "strongest_window": closest if seen[f"divergence_{closest}"] else 0,
+            "armed": sides[int(whole[I_ARMED])],
+            "armed_true": bool(whole[I_ARMED_TRUE]),
+            "held_last_ts": int(whole[I_ARMED_TS]),
+            "evidence": float(state.real[G_EVIDENCE]),
+        },
+        "open_interest": {
+            "value": seen["open_interest"],
+            "vote": ("denies", "silent", "confirms")[int(seen["oi_vote"]) + 1],
+            "stale_or_missing": bool(flags & F_OI_SILENT),
+            "change_1800": seen["oi_change"],
+            "swing": seen["swing_oi"],
+            "z": seen["z_oi"],
+            "samples": int(seen["oi_samples"]),
+            "known_at": int(seen["oi_known_at"]),
+            "age_s": int(seen["oi_age_s"]),
+            "age_s_max": 2 * int(seen["oi_interval_s"]) + 60,
+        },
+        "reset": {
+            "phase": PHASES[phase],
+            "direction": sides[side],
+            "imbalance_now": sides[int(seen["imbalance"])],
+            "start_ts": int(whole[I_START]),
+            "phase_ts": int(whole[I_SINCE]),
+            "led_by": ("none", "spot", "perp")[int(whole[I_LED])],
+            "gap_largest": {n: float(state.real[g]) for n, g in ((300, G_300), (900, G_900), (1800, G_1800))},
+            "lowest": int(whole[I_LOWEST]),
+            "highest": int(whole[I_HIGHEST]),
+            "reset_low": int(whole[I_RESET_LOW]),
+            "reset_high": int(whole[I_RESET_HIGH]),
+            "shake_out_ts": int(whole[I_SHAKE_TS]),
+        },
+        "parts": {
+            "directional_bias": seen["directional_bias"],
+            "bias_spot": bool(flags & F_BIAS_SPOT),
+            "bias_perp": bool(flags & F_BIAS_PERP),
+            "bias_return": bool(flags & F_BIAS_RETURN),
+            "points_unclipped": seen["points"],
+            "long": _side_parts(state.parts[0]),
+            "short": _side_parts(state.parts[1]),
+        },
+        "candles": _last_candles(state, int(features.ts[-1])),
+        "candle_range_nano": int(whole[I_CANDLE_RANGE]),
+        "thresholds": msgspec.to_builtins(params),
+    }
+
+
+def _side_parts(part: Floats) -> dict[str, Any]:
+    """Name one side's candle parts and what they were made from; candles by the second they began."""
+    last = int(part[P_LAST_CANDLE])
+
+    def marked(bits: int) -> list[int]:
+        return [last - n * CANDLE_S for n in range(12) if bits >> n & 1]
+
+    return {
+        "reset_deceleration": float(part[P_DECELERATION]),
+        "absorption": float(part[P_ABSORPTION]),
+        "failed_breakdown": float(part[P_BREAKDOWN]),
+        "tests": int(part[P_TESTS]),
+        "test_first_ts": int(part[P_TEST_FIRST_TS]),
+        "test_last_ts": int(part[P_TEST_LAST_TS]),
+        "adverse_first": float(part[P_ADVERSE_FIRST]),
+        "adverse_last": float(part[P_ADVERSE_LAST]),
+        "range_mean_3_nano": float(part[P_RANGE_3]),
+        "range_mean_6_nano": float(part[P_RANGE_6]),
+        "absorbing_candles": marked(int(part[P_ABSORBING])),
+        "absorbing_with_volume": marked(int(part[P_ABSORBING_VOLUME])),
+        "attempts": marked(int(part[P_ATTEMPTS])),
+        "attempts_falling": bool(part[P_ATTEMPTS_FALLING]),
+        "evaluated_ts": int(part[P_EVALUATED]),
+    }
+
+
+def _last_candles(state: SqueezeState, ts: int) -> list[dict[str, int]]:
+    """List the closed candles a second's parts may have read, oldest first: 24, or back to the imbalance's own."""
+    end = (ts + 1) // CANDLE_S
+    start = int(state.whole[I_START]) // CANDLE_S if state.whole[I_START] else end
+    first = max(min(end - 24, start), end - int(state.whole[I_COUNT]) // CANDLE_S, end - CANDLES)
+    names = ("open_nano", "high_nano", "low_nano", "close_nano", "volume_cents", "spot_delta_cents", "perp_delta_cents")
+    return [
+        {"ts": c * CANDLE_S, **dict(zip(names, map(int, state.candles[c % CANDLES]), strict=True))}
+        for c in range(first, end)
+    ]
 
 
 def _scan(
