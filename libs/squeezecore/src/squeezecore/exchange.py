@@ -195,7 +195,9 @@ class Exchange:
         self.ledger.mark({name: second.mark for name, second in market.items()})
         self._liquidate(ts, market, fills, updates)
         self._state.settled_ts = ts
-        return Settled(tuple(fills), tuple(updates), tuple(payments), self.ledger.equity_usd_e8)
+        booked = bool(fills or payments)
+        equity = self.ledger.check() if booked else self.ledger.equity_usd_e8
+        return Settled(tuple(fills), tuple(updates), tuple(payments), equity)
 
     def skip(self, end_ts: int, marks: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
         """Settle, in one pass, the quiet seconds up to and including `end_ts`, and return the equity of each, usd_e8.
@@ -231,7 +233,7 @@ class Exchange:
             updates.append(self._say(working.order, ts, OrderState.CANCELLED, reason))
         if self.ledger.qty_of(instrument_id):
             self._close(ts, instrument_id, price, reason, self._terms(instrument_id, ts).taker_fee_ppm, fills, updates)
-        return Settled(tuple(fills), tuple(updates), (), self.ledger.equity_usd_e8)
+        return Settled(tuple(fills), tuple(updates), (), self.ledger.check())
 
     # --- what is there ---
 
