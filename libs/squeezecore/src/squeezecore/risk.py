@@ -65,6 +65,12 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     state: TradingState = TradingState.ACTIVE
     kill_switch: bool = False
     clusters: tuple[tuple[str, ...], ...] = ()  # assets that move together; see `clusters`
+    gross_usd_e8: int = 0  # notional of all positions at their marks
+
+    def with_order(self, order: Order) -> Book:
+        """Return the book with one more open order, as the next one to be asked for must see it."""
+        orders = (*self.open_orders, Pending(order, order.qty))
+        return msgspec.structs.replace(self, open_orders=orders, orders_last_minute=self.orders_last_minute + 1)
 
     def qty_of(self, instrument: str) -> int:
         """Return the signed position in an instrument."""
