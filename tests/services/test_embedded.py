@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -204,6 +205,25 @@ def test_any_server_can_be_used_by_its_address(home: Path) -> None:
         other.put_config("a", "b")
         assert store.config("a") is None
         assert other.config("a") == ("b", 1)
+
+
+def test_a_proxy_in_the_environment_is_not_asked_for_loopback(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with embedded.open_store(home, grace_s=GRACE_S) as store:
+        assert store.config("a") is None
+
+
+def test_a_forked_process_connects_anew(home: Path) -> None:
+    with embedded.open_store(home, grace_s=GRACE_S) as store:
+        store.put_config("a", "b")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of any fork beside threads
+            child = os.fork()
+        if child == 0:
+            os._exit(0 if store.config("a") == ("b", 1) else 1)
+        assert store.config("a") == ("b", 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_home_that_cannot_be_written_is_explained(tmp_path: Path) -> None:

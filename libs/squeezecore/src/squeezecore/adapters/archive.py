@@ -50,7 +50,7 @@ from squeezecore.adapters.digits import (
     time_ns,
 )
 from squeezecore.errors import UsageError
-from squeezecore.market import Side
+from squeezecore.market import Side, default_price_decimals, default_qty_decimals
 
 CHUNK_BYTES = 8 << 20  # of text parsed at a time
 ROWS_PER_BATCH = 1 << 18  # of Parquet read at a time
@@ -205,7 +205,8 @@ class Stream(NamedTuple):
 
 
 @contextmanager
-def _broken_as_corrupt(name: str) -> Iterator[None]:
+def broken_as_corrupt(name: str) -> Iterator[None]:
+    """Turn the errors of unpacking into our own."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, NotImplementedError, RuntimeError) as error:
@@ -214,7 +215,7 @@ def _broken_as_corrupt(name: str) -> Iterator[None]:
 
 def open_csvs(path: Path) -> Iterator[Stream]:
     """Open a `.csv`, `.csv.gz` or `.zip`; a zip may be repacked, with folders or several CSVs in it."""
-    with _broken_as_corrupt(str(path)), path.open("rb") as raw:
+    with broken_as_corrupt(str(path)), path.open("rb") as raw:
         head = raw.read(4)
         raw.seek(0)
         if head[:2] == b"PK":
@@ -417,7 +418,7 @@ class Block(NamedTuple):
     bytes_read: int
 
 
-def _index(layout: Layout, head: Head, name: str) -> dict[str, int]:
+def column_index(layout: Layout, head: Head, name: str) -> dict[str, int]:
     """Find each role's position among a CSV's columns."""
     width = len(head.header or head.first)
     found: dict[str, int] = {}
@@ -466,7 +467,7 @@ def read_csv(
         CorruptFileError: with the line, the column and the value.
     """
     width = len(head.header or head.first)
-    index = _index(layout, head, stream.name)
+    index = column_index(layout, head, stream.name)
     kinds, powers = np.zeros(width, np.int8), np.zeros(width, np.int64)
     for role, column in index.items():
         kinds[column] = _ROLE_KINDS[role]
@@ -480,7 +481,7 @@ def read_csv(
         line = rest.count(b"\n", 0, cut + 1) if cut >= 0 else 1
         rest = rest[cut + 1 :] if cut >= 0 else b""
     while not at_end or rest:
-        with _broken_as_corrupt(stream.name):
+        with broken_as_corrupt(stream.name):
             more = stream.data.read(CHUNK_BYTES) if not at_end else b""
         at_end = at_end or not more
         data = np.frombuffer(rest + more, np.uint8)
@@ -540,6 +541,26 @@ def read_parquet(path: Path, layout: Layout, scales: Scales, units: UnitCount) -
             row += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise CorruptFileError(str(path), row + 1, f"it cannot be read ({error})") from error
+
+
+def first_parquet_value(path: Path, column: str) -> Decimal | None:
+    """Return a column's first value; None when the file has no row."""
+    try:
+        file = pq.ParquetFile(path)
+        if column not in file.schema_arrow.names:
+            raise UsageError(
+                f"{path}: a column was {column!r}, the file's columns are {', '.join(file.schema_arrow.names)}: correct the map"
+            )
+        for batch in file.iter_batches(1, columns=[column]):
+            return Decimal(str(batch.column(0)[0].as_py()))
+    except (pa.ArrowInvalid, OSError, InvalidOperation) as error:
+        raise CorruptFileError(str(path), 0, f"it cannot be read ({error})") from error
+    return None
+
+
+def default_scales(price: Decimal) -> Scales:
+    """Choose the scales of an instrument that no rule knows."""
+    return Scales(default_price_decimals(float(price)), default_qty_decimals(float(price)))
 
 
 def _arrow_prints(
@@ -677,7 +698,7 @@ def _records(path: Path) -> Iterator[tuple[str, int, Head, tuple[str, ...]]]:
     """Yield (file, line, head, fields) of a small CSV."""
     for stream in open_csvs(path):
         head, start = peek(stream)
-        with _broken_as_corrupt(stream.name):
+        with broken_as_corrupt(stream.name):
             text = io.TextIOWrapper(io.BytesIO(start + stream.data.read()), "utf-8", "replace", newline="")
         for number, line in enumerate(text.read().split("\n"), 1):
             fields = tuple(field.strip().strip('"') for field in line.rstrip("\r").split(head.delimiter))

@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +38,7 @@ DATABASE = "squeeze"
 PORT_TRIES_MAX = 5
 LOCK_S_MAX = 2 * supervisor.STOP_S_MAX  # a server that stops holds the start lock for as long as that takes
 POLL_S = 0.02
+FREE_BYTES_MIN = 1_048_576
 
 
 class EmbeddedError(SqueezeError):
@@ -216,7 +218,7 @@ def _start(home: Path, grace_s: float) -> Server:
         try:
             with (run / "server.log").open("wb") as log:
                 code = subprocess.run(  # noqa: S603 - our own module, no shell
-                    [sys.executable, "-m", supervisor.__name__, str(home), str(_free_port()), str(grace_s)],
+                    [sys.executable, "-P", "-m", supervisor.__name__, str(home), str(_free_port()), str(grace_s)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -242,7 +244,8 @@ def _start_error(home: Path, said: str) -> EmbeddedError:
         return EmbeddedError(
             f"data directory was {home / 'data'}, another program has it open: end that program, or use another --home"
         )
-    if "No space left" in said or "NOT_ENOUGH_SPACE" in said:
+    # A full disk takes not even the line that says so.
+    if "No space left" in said or "NOT_ENOUGH_SPACE" in said or shutil.disk_usage(home).free < FREE_BYTES_MIN:
         return EmbeddedError(f"disk of {home} was full: free some space, or name another directory with --home")
     if "Permission denied" in said or "Read-only file system" in said:
         return EmbeddedError(

@@ -25,7 +25,7 @@ import clickhouse_connect
 import msgspec
 import numpy as np
 import pyarrow as pa
-import urllib3.exceptions
+import urllib3
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 from numpy.typing import NDArray
@@ -51,6 +51,7 @@ RETRY_S_MAX = 30.0  # a server that is restarted, or an embedded one that was ki
 CONNECT_S_MAX = 5.0  # but the first connection fails sooner: its address is probably wrong
 RETRY_PAUSE_S_MAX = 1.0
 QUERY_S_MAX = 600
+ANSWER_BYTES_MAX = 67_108_864  # up to here an answer comes in one piece: a day in half the time, errors before any byte
 TS_MAX = 2**32 - 1  # DateTime; 2106
 REVISION_SHIFT = (
     20  # rows_1s.version = revision << 20 | quality_ppm, so that of two equal revisions the more complete wins
@@ -873,6 +874,7 @@ class Store:
         """Drop the connection, so that the next use makes a new one."""
         with self._lock:
             if self._client is not None and self._client[0] == os.getpid():
+                self._client[1].close_connections()
                 self._client[1].close()
             self._client = None
 
@@ -893,11 +895,15 @@ def open_client(url: str) -> Client:
         connect_timeout=5,
         send_receive_timeout=QUERY_S_MAX,
         query_limit=0,
-        dedicated_pool=True,  # closed with the client: a connection left open delays a server's stop by seconds
+        # A pool of its own, closed with the client: a connection left open delays a server's stop by seconds. The near
+        # one is made here, because the driver would send even loopback through a proxy named in the environment.
+        pool_mgr=urllib3.PoolManager(num_pools=1, maxsize=8) if near else None,
+        dedicated_pool=not near,
         autogenerate_session_id=False,  # a session would refuse two threads at once
         settings={
             "async_insert": 0,  # 26.x defaults to 1, with de-duplication rules of its own
             "do_not_merge_across_partitions_select_final": 1,  # every key contains its time, so none crosses a partition
+            "http_response_buffer_size": ANSWER_BYTES_MAX,
             "output_format_arrow_compression_method": "none" if near else "lz4_frame",
         },
     )
