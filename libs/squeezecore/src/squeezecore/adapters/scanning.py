@@ -1,0 +1,158 @@
+"""The map of a backtest on a laptop: a pool of processes that scan items of days and store what each day said.
+
+A day is stored as soon as it is scanned, so an interrupted run goes on where it was. A worker holds a day and its warm-up
+in memory, never more. Ctrl-C is the parent's business: workers ignore it and end when the pool is shut down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import multiprocessing
+import queue
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from squeezecore.adapters.store import BacktestDay, Store
+from squeezecore.backtest import DayScan, Item, scan_block, warmup_start_s
+from squeezecore.errors import SqueezeError
+from squeezecore.market import DAY_S
+from squeezecore.spec import BacktestSpec, day_start_s
+from squeezecore.squeeze import SqueezeParams
+
+POLL_S = 0.05
+Opener = Callable[[], contextlib.AbstractContextManager[Store]]
+
+
+def code_version() -> str:
+    """Hash the installed core's sources, adapters left out: 32 hex digits that name the code a result came from."""
+    digest = hashlib.blake2b(digest_size=16)
+    with resources.as_file(resources.files("squeezecore")) as root:
+        for path in sorted(Path(root).rglob("*.py")):
+            name = path.relative_to(root).as_posix()
+            if not name.startswith("adapters/"):
+                data = path.read_bytes()
+                digest.update(f"{name}\n{len(data)}\n".encode())
+                digest.update(data)
+    return digest.hexdigest()
+
+
+def scan_item(store: Store, spec: BacktestSpec, params: SqueezeParams, item: Item) -> Iterator[DayScan]:
+    """Read an item's rows day by day and scan them."""
+    first = day_start_s(item.first_day)
+    warmup = store.read_rows(item.asset, warmup_start_s(item.first_day, spec.warmup_s), first)
+    days = ((day, store.read_rows(item.asset, day_start_s(day), day_start_s(day) + DAY_S)) for day in item.days())
+    yield from scan_block(params, item.asset, warmup, days, spec.warmup_s)
+
+
+def keep(store: Store, run_id: str, scan: DayScan, seconds: float) -> None:
+    """Store a scanned day; the same day again replaces it."""
+    store.insert_backtest_days(
+        [
+            BacktestDay(
+                run_id=run_id,
+                asset=scan.asset,
+                day=scan.day,
+                data_hash=scan.data_hash,
+                state_in=scan.state_in,
+                state_out=scan.state_out,
+                tape=msgspec.msgpack.encode(scan),
+                timings={"scan_s": round(seconds, 6)},
+            )
+        ]
+    )
+
+
+def stored(store: Store, run_id: str, day: dt.date | None = None) -> list[DayScan]:
+    """Return the scanned days of a run, or of one of its days, as they were kept."""
+    first, last = (dt.date.min, dt.date.max) if day is None else (day, day)
+    days = store.backtest_days(run_id, None, first, last)
+    return [msgspec.msgpack.decode(each.tape, type=DayScan) for each in days if each.tape]
+
+
+def light(scan: DayScan) -> DayScan:
+    """Leave the tape out: what seams and progress need, in a kilobyte."""
+    return msgspec.structs.replace(scan, tape=b"")
+
+
+def scan_all(
+    opener: Opener,
+    store: Store,
+    run_id: str,
+    spec: BacktestSpec,
+    params: SqueezeParams,
+    items: list[Item],
+    jobs: int,
+) -> Iterator[DayScan]:
+    """Scan items in `jobs` processes (in this one when that is 1), storing each day and yielding it without its tape."""
+    if jobs <= 1 or len(items) <= 1:
+        for item in items:
+            yield from _scan_and_keep(store, run_id, spec, params, item)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked client or engine thread would hang
+    news: Any = context.Queue()
+    pool = ProcessPoolExecutor(min(jobs, len(items)), context, _start_worker, (opener, news))
+    try:
+        pending: set[Future[int]] = {pool.submit(_work, run_id, spec, params, item) for item in items}
+        expected = received = 0
+        while pending or received < expected:
+            done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            expected += sum(future.result() for future in done)
+            for scan in _drain(news):
+                received += 1
+                yield scan
+    except BrokenProcessPool as error:
+        raise SqueezeError(
+            "a scanning process was killed from outside (out of memory?); scanned days are kept: run the same command again, "
+            "with fewer --jobs if memory was short"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _drain(news: Any) -> Iterator[DayScan]:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            yield msgspec.msgpack.decode(news.get_nowait(), type=DayScan)
+
+
+def _scan_and_keep(
+    store: Store, run_id: str, spec: BacktestSpec, params: SqueezeParams, item: Item
+) -> Iterator[DayScan]:
+    begun = time.perf_counter()
+    for scan in scan_item(store, spec, params, item):
+        keep(store, run_id, scan, time.perf_counter() - begun)
+        yield light(scan)
+        begun = time.perf_counter()
+
+
+class _Worker:
+    """What a worker process holds on to: its own connection, and where its news go."""
+
+    store: Store
+    news: Any
+    stack: contextlib.ExitStack
+
+
+def _start_worker(opener: Opener, news: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _Worker.stack = contextlib.ExitStack()
+    _Worker.store = _Worker.stack.enter_context(opener())
+    _Worker.news = news
+
+
+def _work(run_id: str, spec: BacktestSpec, params: SqueezeParams, item: Item) -> int:
+    count = 0
+    for scan in _scan_and_keep(_Worker.store, run_id, spec, params, item):
+        _Worker.news.put(msgspec.msgpack.encode(scan))
+        count += 1
+    return count
