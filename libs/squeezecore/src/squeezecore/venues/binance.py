@@ -412,7 +412,7 @@ def _trade(instrument: Instrument, message: _Trade, frame: bytes, received_ns: i
 def _aggregate(instrument: Instrument, message: _AggTrade, received_ns: int) -> Trade:
     """Read an aggregate: the prints of one taker at one price, insurance fund and ADL left out by the venue."""
     price, qty, quote_cents = _positive(instrument, message.p, message.q)
-    some_rpi = message.nq is not None and fixed(message.nq, 18) != fixed(message.q, 18)
+    some_rpi = message.nq is not None and fixed(message.nq, 8) != fixed(message.q, 8)
     if message.l < message.f:
         raise ParseError(f"aggregate held ids {message.f} to {message.l}, the last must not lie before the first")
     return Trade(
@@ -848,7 +848,7 @@ def _kind_of_type(section: str, contract_type: str | None) -> Kind:
 def _step(filters: Iterable[_Filter], name: str, of: Callable[[_Filter], str]) -> Decimal:
     for entry in filters:
         if entry.filterType == name:
-            step = Decimal(fixed(of(entry), 18)).scaleb(-18)
+            step = Decimal(fixed(of(entry), 12)).scaleb(-12)
             if step > 0:
                 return step
     raise ParseError(f"{name} is missing or zero")
