@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from squeezecore.adapters import clickhouse, tables
 from squeezecore.adapters import store as store_module
 from squeezecore.adapters.store import (
     BacktestDay,
@@ -35,6 +36,8 @@ from squeezecore.market import (
 )
 from squeezecore.market import Bars as BarsBlock
 from squeezecore.market import Rows as RowsBlock
+from squeezecore.report import Trade
+from squeezecore.trading import Decision, Direction, Parts
 from support.store import assert_equal, random_bars, random_rows
 
 DAY = dt.date(2024, 8, 8)
@@ -193,7 +196,7 @@ def test_minute_bars_are_the_sums_of_their_seconds_and_follow_a_repair(store: St
     store.rollup(DAY)
     store.rollup(DAY)
     bars.buy_volume[60:120] += 5
-    for name, seconds in store_module.SECONDS_OF.items():
+    for name, seconds in tables.ROLLUPS.items():
         found = store.read_rollup(name, PERP, START, START + DAY_S)
         shape = (n // seconds, seconds)
         assert found["ts"].to_pylist() == list(range(START, START + n, seconds))
@@ -310,7 +313,7 @@ def test_coverage_counts_seconds_of_each_day(store: Store) -> None:
 def test_sizes_name_every_table(store: Store) -> None:
     store.insert_bars(PERP, random_bars(13, 1000, START))
     sizes = {each.table: each for each in store.sizes()}
-    assert set(sizes) == set(store_module.TABLES)
+    assert set(sizes) == set(tables.TABLES)
     assert sizes["bars_1s"].rows == 1000
     assert sizes["bars_1s"].bytes > 1000
     assert sizes["marks"].bytes_per_row == 0
@@ -333,6 +336,7 @@ def test_a_run_and_its_days_come_back(store: Store) -> None:
             state_in="a",
             state_out="b",
             tape=bytes([n, 0, 255, 128]) * 1000,
+            facts={"seconds": 86_400, "holes": [[1, 2]]},
             timings={"scan": 0.5},
         )
         for n in range(3)
@@ -350,23 +354,71 @@ def test_a_run_and_its_days_come_back(store: Store) -> None:
 
 def equity(run_id: str, n: int) -> pa.Table:
     values = pa.array(np.arange(n))
-    names = store_module.TABLES["backtest_equity"]
+    names = tables.TABLES["backtest_equity"]
     return pa.table({name: pa.array([run_id] * n) if name == "run_id" else values for name in names})
 
 
 def test_results_of_a_run_are_there_once_and_can_be_dropped(store: Store) -> None:
     for _ in range(2):
         store.insert_table("backtest_equity", equity("r1", 100))
-    store.insert_table("backtest_equity", equity("r2", 5).select(store_module.TABLES["backtest_equity"][::-1]))
+    store.insert_table("backtest_equity", equity("r2", 5).select(tables.TABLES["backtest_equity"][::-1]))
     assert store.read_table("backtest_equity", "r1").to_pydict() == equity("r1", 100).to_pydict()
     store.drop_results("r1")
     assert store.read_table("backtest_equity", "r1").num_rows == 0
     assert store.read_table("backtest_equity", "r2").num_rows == 5
 
 
+def trade(n: int) -> Trade:
+    texts = {
+        "asset": "BTC",
+        "instrument": PERP,
+        "entry_order_id": f"sf-{n}",
+        "exit_order_id": "sf-x",
+        "reason": "structure",
+    }
+    numbers = {name: n * 10**12 for name in Trade.__struct_fields__ if name not in {*texts, "direction", "tier"}}
+    return Trade(direction=Direction.BEARISH if n % 2 else Direction.BULLISH, tier=1 + n % 3, **numbers, **texts)
+
+
+def decision(n: int, **changes: object) -> Decision:
+    fields = {
+        "asset": "BTC",
+        "ts": START + n,
+        "kind": "entry",
+        "direction": Direction.BULLISH,
+        "score_milli": 4200,
+        "parts": Parts(absorption=2500),
+        "phase": "RESET_A",
+        "reset_low": 1,
+        "reset_high": 2,
+        "blocked_by": ("cooldown",),
+        "inputs": {"z_spot_900": 1 / 3},
+    }
+    return Decision(**(fields | changes))
+
+
+def test_trades_equity_and_decisions_of_a_run_come_back(store: Store) -> None:
+    trades = [trade(n) for n in (3, 1, 2)]
+    made = [decision(1, asset="ETH"), decision(5), decision(5, kind="exit"), decision(5, kind="block"), decision(4)]
+    ts, value = START + np.arange(100), -(10**18) + np.arange(100)
+    for _ in range(2):
+        store.insert_trades("r1", trades)
+        store.insert_equity("r1", ts, value)
+        store.insert_decisions("r1", made)
+    assert store.trades("r1") == trades
+    for got, expected in zip(store.equity("r1"), (ts, value), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert store.decisions("r1") == [made[4], *made[1:4], made[0]]
+    assert store.decisions("r1", "BTC", START + 5, START + 6) == made[1:4]
+    store.insert_trades("r2", [])
+    store.insert_equity("r2", ts[:0], value[:0])
+    assert store.trades("r2") == store.decisions("r2") == []
+    assert len(store.equity("r2")[0]) == 0
+
+
 def test_a_missing_or_unknown_column_is_refused_rather_than_filled_with_zeros(store: Store) -> None:
     with pytest.raises(UsageError, match="columns for backtest_equity were"):
-        store.insert_table("backtest_equity", equity("r1", 3).drop_columns(["cash_usd_e8"]))
+        store.insert_table("backtest_equity", equity("r1", 3).drop_columns(["equity_usd_e8"]))
 
 
 def test_what_cannot_be_held_is_refused_with_its_value(store: Store) -> None:
@@ -436,14 +488,14 @@ def test_a_wrong_address_is_explained() -> None:
 
 
 def test_a_server_that_is_not_there_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "CONNECT_S_MAX", 0.1)
+    monkeypatch.setattr(clickhouse, "CONNECT_S_MAX", 0.1)
     with pytest.raises(StoreError, match=r"127\.0\.0\.1"):
         Store.connect("http://127.0.0.1:1")
 
 
 def test_a_closed_store_says_so(store: Store, store_home: object) -> None:
     store.query("SELECT 1")
-    other = Store(store._locate, store.database)
+    other = Store(store._connection.locate, store.database)
     other.close()
     other.close()
     with pytest.raises(StoreError, match="was closed"):

@@ -201,7 +201,10 @@ def test_killing_the_server_while_it_is_written_to_loses_and_doubles_nothing(hom
 
 
 def test_any_server_can_be_used_by_its_address(home: Path) -> None:
-    with embedded.open_store(home, grace_s=GRACE_S) as store, Store.connect(store._locate(), "elsewhere") as other:
+    with (
+        embedded.open_store(home, grace_s=GRACE_S) as store,
+        Store.connect(store._connection.locate(), "elsewhere") as other,
+    ):
         other.put_config("a", "b")
         assert store.config("a") is None
         assert other.config("a") == ("b", 1)

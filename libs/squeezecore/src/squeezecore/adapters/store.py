@@ -10,27 +10,31 @@ Only this module talks to ClickHouse. It turns columns into Arrow and back, bit 
 from __future__ import annotations
 
 import datetime as dt
-import http.client
-import os
 import re
-import threading
-import time
-import urllib.parse
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-import clickhouse_connect
 import msgspec
 import numpy as np
 import pyarrow as pa
-import urllib3
-from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 from numpy.typing import NDArray
 
-from squeezecore.errors import SqueezeError, UsageError
+from squeezecore.adapters.clickhouse import Connection, StoreError
+from squeezecore.adapters.tables import (
+    CLOCK_COLUMNS,
+    RESULT_KEYS,
+    ROLLUPS,
+    TABLES,
+    BacktestDay,
+    BacktestRun,
+    DayCoverage,
+    ImportRecord,
+    TableSize,
+)
+from squeezecore.errors import UsageError
 from squeezecore.market import (
     DAY_S,
     PPM,
@@ -42,186 +46,18 @@ from squeezecore.market import (
     Rows,
     cut,
 )
+from squeezecore.report import Trade
 from squeezecore.spec import canonical, day_start_s
+from squeezecore.trading import Decision
 
-T = TypeVar("T")
+__all__ = ["BacktestDay", "BacktestRun", "DayCoverage", "ImportRecord", "Store", "StoreError", "TableSize"]
+
 Column = NDArray[Any]
 
-RETRY_S_MAX = 30.0  # a server that is restarted, or an embedded one that was killed, is back long before
-CONNECT_S_MAX = 5.0  # but the first connection fails sooner: its address is probably wrong
-RETRY_PAUSE_S_MAX = 1.0
-QUERY_S_MAX = 600
-ANSWER_BYTES_MAX = 67_108_864  # up to here an answer comes in one piece: a day in half the time, errors before any byte
 TS_MAX = 2**32 - 1  # DateTime; 2106
-REVISION_SHIFT = (
-    20  # rows_1s.version = revision << 20 | quality_ppm, so that of two equal revisions the more complete wins
-)
-SECONDS_OF = {"bars_1m": 60, "bars_5m": 300, "bars_1h": 3600}
-
-# ClickHouse error codes after which the same request may succeed.
-RETRY_CODES = {
-    159,  # timeout exceeded
-    202,  # too many simultaneous queries
-    209,  # socket timeout
-    210,  # network error
-    241,  # memory limit: of the whole server, so somebody else's query may have been the large one
-    242,  # table is read only: a replica that has lost its keeper
-    252,  # too many parts: merges lag behind
-    319,  # unknown status of insert
-    425,  # system error
-    999,  # keeper
-}
-DISK_FULL_CODE = 243
-
-TABLES: dict[str, tuple[str, ...]] = {
-    "schema_version": ("version", "name"),
-    "instruments": (
-        *("instrument", "venue", "symbol", "kind", "base", "quote"),
-        *("price_decimals", "qty_decimals", "definition", "version"),
-    ),
-    "bars_1s": (
-        *(
-            "instrument",
-            "ts",
-            "open",
-            "high",
-            "low",
-            "close",
-            "buy_volume",
-            "sell_volume",
-            "buy_usd_cents",
-            "sell_usd_cents",
-        ),
-        *("buy_trades", "sell_trades", "largest", "complete", "last_id", "id_span", "id_kind", "version"),
-    ),
-    **dict.fromkeys(
-        SECONDS_OF,
-        (
-            *("instrument", "ts", "open", "high", "low", "close", "buy_volume", "sell_volume", "buy_usd_cents"),
-            *("sell_usd_cents", "buy_trades", "sell_trades", "largest", "seconds", "complete", "version"),
-        ),
-    ),
-    "rows_1s": ("asset", *Rows._fields, "version"),
-    "rows_superseded": ("asset", *Rows._fields, "version"),
-    "open_interest": ("instrument", "known_at", "event_ts", "open_interest", "interval_s"),
-    "funding": ("instrument", "event_ts", "known_at", "rate", "interval_s"),
-    "marks": ("instrument", "ts", "mark"),
-    "gaps": ("instrument", "start_s", "end_s", "first_id", "last_id", "missing", "cause", "state", "version"),
-    "imports": (
-        *("instrument", "day", "kind", "sha256", "source", "rows", "first_id", "last_id", "state", "report", "version"),
-    ),
-    "config": ("key", "value", "version"),
-    "backtest_runs": ("run_id", "spec", "code_version", "state", "result_hash", "summary", "error", "version"),
-    "backtest_days": ("run_id", "asset", "day", "data_hash", "state_in", "state_out", "tape", "timings", "error"),
-    "backtest_trades": (
-        *(
-            "run_id",
-            "number",
-            "asset",
-            "instrument",
-            "direction",
-            "entry_ts",
-            "exit_ts",
-            "entry_price",
-            "exit_price",
-            "qty",
-        ),
-        *("pnl_usd_e8", "fees_usd_e8", "slippage_usd_e8", "funding_usd_e8", "score_milli", "exit_reason"),
-        *("entry_order_id", "exit_order_id", "detail"),
-    ),
-    "backtest_equity": (
-        *("run_id", "ts", "equity_usd_e8", "cash_usd_e8", "margin_usd_e8", "unrealised_usd_e8", "exposure_usd_e8"),
-    ),
-    "decisions": (
-        *(
-            "run_id",
-            "asset",
-            "ts",
-            "number",
-            "kind",
-            "direction",
-            "score_milli",
-            "phase",
-            "reason",
-            "order_id",
-            "record",
-        ),
-    ),
-}
-RESULT_TABLES = ("backtest_trades", "backtest_equity", "decisions")
-CLOCK_COLUMNS = {"ts", "known_at", "event_ts", "start_s", "end_s"}  # DateTime where the table says so
-LABELS = {"instrument", "asset"}
-
-
-class StoreError(SqueezeError):
-    """ClickHouse refused or could not be reached; the message carries its reason."""
-
-
-class ImportRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one file brought for one day of one instrument."""
-
-    instrument: str
-    day: dt.date
-    kind: str  # trade | aggregate | funding | open_interest
-    sha256: str
-    source: str  # file name without its folder
-    rows: int
-    first_id: int = -1
-    last_id: int = -1
-    state: str = "done"  # started | done; done wins
-    report: dict[str, Any] = {}  # what was repaired or set aside, counted
-
-
-class DayCoverage(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store holds of one instrument or asset on one UTC day."""
-
-    name: str
-    day: dt.date
-    seconds: int  # present, of 86,400
-    complete: int  # of them complete
-    trades: int  # prints; 0 for assets
-    first_ts: int
-    last_ts: int
-    id_kind: int = 0  # market.IdKind; 0 for assets
-
-
-class TableSize(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the disk a table takes."""
-
-    table: str
-    rows: int  # before duplicates are merged away
-    bytes: int
-
-    @property
-    def bytes_per_row(self) -> float:
-        """Bytes a row, 0 for an empty table; in parts under 10 MB fixed costs dominate."""
-        return self.bytes / self.rows if self.rows else 0.0
-
-
-class BacktestRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One backtest: what was asked, by which code, and what came out."""
-
-    run_id: str
-    spec: str  # canonical JSON
-    code_version: str
-    state: str = "planned"  # planned | running | done | failed
-    result_hash: str = ""
-    summary: dict[str, Any] = {}
-    error: str = ""
-
-
-class BacktestDay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One scanned day of one asset in a run; the fold reads these."""
-
-    run_id: str
-    asset: str
-    day: dt.date
-    data_hash: str
-    state_in: str
-    state_out: str
-    tape: bytes = b""
-    timings: dict[str, float] = {}
-    error: str = ""
+SERIES_ROWS_MAX = 100_000  # a block of a sparse series, so that it spans less than a hundred months
+# rows_1s.version = revision << 20 | quality_ppm: of two equal revisions the more complete wins.
+REVISION_SHIFT = np.uint64(20)
 
 
 class Store:
@@ -241,16 +77,12 @@ class Store:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", database):
             raise UsageError(f"database was {database!r}, allowed are letters, digits and _: choose another name")
         self.database = database
-        self._locate = locate
+        self._connection = Connection(locate, database)
         self._on_close = on_close
-        self._lock = threading.Lock()
-        self._client: tuple[int, Client] | None = None
-        self._columns: dict[str, set[str]] = {}
-        self._closed = False
         try:
             self.migrate()
         except BaseException:
-            self._disconnect()
+            self._connection.close()
             raise
 
     @classmethod
@@ -268,11 +100,8 @@ class Store:
 
     def close(self) -> None:
         """Let the server go; a second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self._disconnect()
-        self._on_close()
+        if self._connection.close():
+            self._on_close()
 
     # Instruments
 
@@ -359,7 +188,7 @@ class Store:
         where = "instrument = {name:String} AND ts >= toDateTime({start:UInt32}, 'UTC') AND ts < toDateTime({end:UInt32}, 'UTC')"
         values: dict[str, Any] = {"name": instrument, "start": start, "end": start + DAY_S}
         self._delete("bars_1s", where, values, partition=f"{day:%Y%m%d}")
-        for table in SECONDS_OF:
+        for table in ROLLUPS:
             self._delete(table, where, values, partition=f"{day:%Y%m}")
         self._delete("gaps", where.replace("ts ", "start_s "), values)
         self._delete(
@@ -370,7 +199,7 @@ class Store:
 
     def rollup(self, day: dt.date) -> None:
         """Compute the minute, five-minute and hour bars of a closed day from its seconds; repeating it is harmless."""
-        for table, seconds in SECONDS_OF.items():
+        for table, seconds in ROLLUPS.items():
             self._command(
                 f"INSERT INTO {table} ({', '.join(TABLES[table])}) "
                 f"SELECT instrument, toStartOfInterval(ts, INTERVAL {seconds} SECOND) AS bar, "
@@ -434,10 +263,8 @@ class Store:
                 found & (rows.config_rev == stored["config_rev"][at]) & (rows.quality_ppm < stored["quality_ppm"][at])
             )
             write = ~same if replace else ~(same | stale)
-            revision = np.where(
-                found, (stored["version"][at] >> np.uint64(REVISION_SHIFT)) + np.uint64(1), np.uint64(0)
-            )
-            version |= revision << np.uint64(REVISION_SHIFT)
+            revision = np.where(found, (stored["version"][at] >> REVISION_SHIFT) + np.uint64(1), np.uint64(0))
+            version |= revision << REVISION_SHIFT
             if keep_superseded and (write & found).any():
                 old = {name: column[at[write & found]] for name, column in stored.items()}
                 self._insert("rows_superseded", _arrow({"asset": asset, **old}))
@@ -654,7 +481,11 @@ class Store:
 
     def insert_backtest_days(self, days: Sequence[BacktestDay]) -> None:
         """Store scanned days; the same day of a run again replaces."""
-        rows = [msgspec.structs.asdict(day) | {"timings": canonical(day.timings).decode()} for day in days]
+        rows = [
+            msgspec.structs.asdict(day)
+            | {"facts": canonical(day.facts).decode(), "timings": canonical(day.timings).decode()}
+            for day in days
+        ]
         self._insert_dicts("backtest_days", rows)
 
     def backtest_days(
@@ -669,7 +500,7 @@ class Store:
         """Return the scanned days of a run from `start` to `end` (inclusive), by asset and day; without tapes if asked."""
         low, high = dt.date(1970, 1, 1), dt.date(2149, 6, 6)
         table = self.query(
-            f"SELECT run_id, asset, day, data_hash, state_in, state_out, {'tape' if tapes else chr(39) * 2} AS tape, timings, error "
+            f"SELECT run_id, asset, day, data_hash, state_in, state_out, {'tape' if tapes else chr(39) * 2} AS tape, facts, timings, error "
             "FROM backtest_days FINAL WHERE run_id = {run:String} AND (asset = {asset:String} OR {asset:String} = '') "
             "AND day >= {start:Date} AND day <= {end:Date} ORDER BY asset, day",
             {"run": run_id, "asset": asset or "", "start": max(start, low), "end": min(end, high)},
@@ -677,13 +508,63 @@ class Store:
         at = table.schema.get_field_index("tape")
         table = table.set_column(at, "tape", table["tape"].cast(pa.binary()))
         return [
-            BacktestDay(**row | {"day": _date(row["day"]), "timings": msgspec.json.decode(row["timings"])})
+            BacktestDay(
+                **row
+                | {"day": _date(row["day"])}
+                | {name: msgspec.json.decode(row[name]) for name in ("facts", "timings")}
+            )
             for row in table.to_pylist()
         ]
 
+    def insert_trades(self, run_id: str, trades: Sequence[Trade]) -> None:
+        """Store a run's trades, all of them, in order of entry."""
+        rows = [msgspec.structs.asdict(trade) | {"run_id": run_id, "number": n} for n, trade in enumerate(trades, 1)]
+        self._insert_dicts("backtest_trades", [row | {"direction": int(row["direction"])} for row in rows])
+
+    def trades(self, run_id: str) -> list[Trade]:
+        """Return a run's trades in order of entry; the number a person calls one by is its place, from 1."""
+        rows = self.read_table("backtest_trades", run_id).drop_columns(["run_id", "number"]).to_pylist()
+        return msgspec.convert(rows, list[Trade])
+
+    def insert_equity(self, run_id: str, ts: NDArray[np.int64], equity_usd_e8: NDArray[np.int64]) -> None:
+        """Store points of a run's equity, at most one a second."""
+        if len(ts):
+            self._insert("backtest_equity", _arrow({"run_id": run_id, "ts": ts, "equity_usd_e8": equity_usd_e8}))
+
+    def equity(self, run_id: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return `(ts, equity_usd_e8)` of a run, ascending."""
+        table = self.read_table("backtest_equity", run_id)
+        return _numpy(table["ts"]), _numpy(table["equity_usd_e8"])
+
+    def insert_decisions(self, run_id: str, decisions: Sequence[Decision]) -> None:
+        """Store decisions, all those of a second and asset together and in their order."""
+        seen: Counter[tuple[str, int]] = Counter()
+        rows = []
+        for decision in decisions:
+            second = (decision.asset, decision.ts)
+            rows.append(
+                {
+                    name: getattr(decision, name)
+                    for name in ("asset", "ts", "kind", "score_milli", "phase", "reason", "order_id")
+                }
+                | {"run_id": run_id, "number": seen[second], "direction": int(decision.direction)}
+                | {"record": canonical(decision).decode()}
+            )
+            seen[second] += 1
+        self._insert_dicts("decisions", rows)
+
+    def decisions(self, run_id: str, asset: str | None = None, start_s: int = 0, end_s: int = TS_MAX) -> list[Decision]:
+        """Return the decisions of `[start_s, end_s)`, by asset, second and their order within it."""
+        table = self.query(
+            "SELECT record FROM decisions FINAL WHERE run_id = {run:String} AND (asset = {asset:String} OR {asset:String} = '') "
+            "AND ts >= {start:Int64} AND ts < {end:Int64} ORDER BY asset, ts, number",
+            {"run": run_id, "asset": asset or "", "start": start_s, "end": end_s},
+        )
+        return [msgspec.json.decode(record, type=Decision) for record in table["record"].to_pylist()]
+
     def drop_results(self, run_id: str) -> None:
         """Forget a run's trades, equity and decisions, so that a fold starts from nothing."""
-        for table in RESULT_TABLES:
+        for table in RESULT_KEYS:
             self._delete(table, "run_id = {run:String}", {"run": run_id})
 
     def drop_run(self, run_id: str) -> None:
@@ -699,17 +580,15 @@ class Store:
         self._insert(name, table)
 
     def read_table(self, name: str, run_id: str, order: str = "") -> pa.Table:
-        """Return a run's rows of one of `RESULT_TABLES`, in key order or as `order` says."""
-        keys = {"backtest_trades": "number", "backtest_equity": "ts", "decisions": "asset, ts, number"}
+        """Return a run's rows of one of `RESULT_KEYS`, in key order or as `order` says."""
         return self.query(
-            f"SELECT {', '.join(TABLES[name])} FROM {name} FINAL WHERE run_id = {{run:String}} ORDER BY {order or keys[name]}",
+            f"SELECT {', '.join(TABLES[name])} FROM {name} FINAL WHERE run_id = {{run:String}} ORDER BY {order or RESULT_KEYS[name]}",
             {"run": run_id},
         )
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
         """Run a SELECT, values bound as `{name:Type}`; `DateTime` columns come as uint32 seconds, `Date` as uint16 days."""
-        result: pa.Table = self._attempt(lambda client: client.query_arrow(sql, parameters=dict(params or {})))
-        return result
+        return self._connection.query(sql, params)
 
     # Schema
 
@@ -721,7 +600,7 @@ class Store:
         """
         files = schema_files()
         newest = max(files)
-        self._attempt(self._create_database, CONNECT_S_MAX)
+        self._connection.create_database()
         columns = self._stored_columns()
         if "schema_version" not in columns:
             self._command(
@@ -744,10 +623,6 @@ class Store:
     def drop_database(self) -> None:
         """Forget everything in this database, and the database."""
         self._command(f"DROP DATABASE IF EXISTS `{self.database}` SYNC")
-
-    def _create_database(self, client: Client) -> None:
-        """Make the database; the client is not yet in it."""
-        client.command(f"CREATE DATABASE IF NOT EXISTS `{self.database}`", use_database=False)
 
     def _stored_columns(self) -> dict[str, dict[str, str]]:
         """Return, by table and column, the kind of default a column has."""
@@ -776,9 +651,12 @@ class Store:
     def _insert_series(self, table: str, instrument: str, columns: Mapping[str, Column]) -> None:
         """Insert columns of one instrument, a hundred thousand at a time, so that no block spans too many partitions."""
         n = len(next(iter(columns.values())))
-        for start in range(0, n, 100_000):
+        for start in range(0, n, SERIES_ROWS_MAX):
             self._insert(
-                table, _arrow({"instrument": instrument} | {k: v[start : start + 100_000] for k, v in columns.items()})
+                table,
+                _arrow(
+                    {"instrument": instrument} | {k: v[start : start + SERIES_ROWS_MAX] for k, v in columns.items()}
+                ),
             )
 
     def _insert_dicts(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -793,7 +671,7 @@ class Store:
                 f"columns for {name} were {', '.join(table.column_names)}, they must be {', '.join(TABLES[name])}"
             )
         if table.num_rows:
-            self._attempt(lambda client: client.insert_arrow(name, table))
+            self._connection.insert(name, table)
 
     def _columns_of(
         self,
@@ -835,78 +713,7 @@ class Store:
 
     def _command(self, sql: str, params: Mapping[str, Any] | None = None) -> None:
         """Run a statement that may be repeated."""
-        self._attempt(lambda client: client.command(sql, parameters=dict(params or {})))
-
-    # The connection
-
-    def _attempt(self, action: Callable[[Client], T], seconds_max: float = RETRY_S_MAX) -> T:
-        """Do `action` until it succeeds, reconnecting in between; give up on an error that would come again."""
-        if self._closed:
-            raise StoreError(f"store {self.database} was closed: open it again")
-        deadline = time.monotonic() + seconds_max
-        pause = 0.02
-        while True:
-            try:
-                return action(self._connected())
-            except (
-                ClickHouseError,
-                urllib3.exceptions.HTTPError,
-                http.client.HTTPException,
-                OSError,
-                pa.ArrowInvalid,
-            ) as error:
-                if not _may_pass(error) or time.monotonic() > deadline:
-                    raise _explained(error, self.database) from error
-                self._disconnect()
-            time.sleep(pause)
-            pause = min(2 * pause, RETRY_PAUSE_S_MAX)
-
-    def _connected(self) -> Client:
-        """Return this process's connection."""
-        with self._lock:
-            if self._client is None or self._client[0] != os.getpid():
-                client = open_client(self._locate())
-                client.database = self.database
-                self._client = (os.getpid(), client)
-            return self._client[1]
-
-    def _disconnect(self) -> None:
-        """Drop the connection, so that the next use makes a new one."""
-        with self._lock:
-            if self._client is not None and self._client[0] == os.getpid():
-                self._client[1].close_connections()
-                self._client[1].close()
-            self._client = None
-
-
-def open_client(url: str) -> Client:
-    """Connect to a server, with the settings every reader and writer needs."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise UsageError(f"server was {url!r}, it must look like http://user:password@host:8123")
-    near = parts.hostname in {"127.0.0.1", "::1", "localhost"}
-    return clickhouse_connect.get_client(
-        interface=parts.scheme,
-        host=parts.hostname,
-        port=parts.port or (8443 if parts.scheme == "https" else 8123),
-        username=urllib.parse.unquote(parts.username or "default"),
-        password=urllib.parse.unquote(parts.password or ""),
-        compress=False if near else "lz4",
-        connect_timeout=5,
-        send_receive_timeout=QUERY_S_MAX,
-        query_limit=0,
-        # A pool of its own, closed with the client: a connection left open delays a server's stop by seconds. The near
-        # one is made here, because the driver would send even loopback through a proxy named in the environment.
-        pool_mgr=urllib3.PoolManager(num_pools=1, maxsize=8) if near else None,
-        dedicated_pool=not near,
-        autogenerate_session_id=False,  # a session would refuse two threads at once
-        settings={
-            "async_insert": 0,  # 26.x defaults to 1, with de-duplication rules of its own
-            "do_not_merge_across_partitions_select_final": 1,  # every key contains its time, so none crosses a partition
-            "http_response_buffer_size": ANSWER_BYTES_MAX,
-            "output_format_arrow_compression_method": "none" if near else "lz4_frame",
-        },
-    )
+        self._connection.command(sql, params)
 
 
 def schema_files() -> dict[int, tuple[str, str]]:
@@ -928,24 +735,6 @@ def statements(text: str) -> Iterator[str]:
     for statement in re.sub(r"--[^\n]*", "", text).split(";"):
         if statement.strip():
             yield statement.strip()
-
-
-def _may_pass(error: Exception) -> bool:
-    """Say whether the same request may succeed later."""
-    if isinstance(error, ClickHouseError):
-        code = getattr(error, "code", None)
-        return code in RETRY_CODES if code is not None else not isinstance(error, ProgrammingError)
-    return True
-
-
-def _explained(error: Exception, database: str) -> StoreError:
-    """Put an error of the driver into words."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if getattr(error, "code", None) == DISK_FULL_CODE or "No space left" in str(error):
-        return StoreError(
-            f"disk of the store was full, nothing of this block was written: free some space and repeat ({text})"
-        )
-    return StoreError(f"store {database} answered: {text}")
 
 
 def _clock(seconds: int) -> int:

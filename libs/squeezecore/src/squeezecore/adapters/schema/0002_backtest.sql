@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS backtest_days
     state_in  String, -- fingerprint of the kernel state assumed at the day's first second
     state_out String, -- fingerprint of the state reached at its last
     tape      String CODEC(NONE), -- bytes, compressed by who made them
+    facts     String, -- JSON: seconds, holes, first and last price of the day's rows
     timings   String, -- JSON: seconds by phase
     error     String -- why the day could not be scanned; empty otherwise
 )
@@ -31,37 +32,37 @@ SETTINGS index_granularity = 32;
 
 CREATE TABLE IF NOT EXISTS backtest_trades
 (
-    run_id             String,
-    number             UInt32, -- 1, 2, … in order of entry
-    asset              LowCardinality(String),
-    instrument         LowCardinality(String),
-    direction          Int8,
-    entry_ts           Int64, -- s, the second of the first entry fill
-    exit_ts            Int64, -- s, the second of the last exit fill
-    entry_price        Int64, -- price scale, mean of the fills
-    exit_price         Int64,
-    qty                Int64, -- qty scale
-    pnl_usd_e8         Int64, -- net of everything below
-    fees_usd_e8        Int64,
-    slippage_usd_e8    Int64,
-    funding_usd_e8     Int64,
-    score_milli        Int64, -- at entry
-    exit_reason        LowCardinality(String),
-    entry_order_id     String,
-    exit_order_id      String,
-    detail             String -- JSON: whatever else explains it
+    run_id          String,
+    number          UInt32, -- 1, 2, … in order of entry
+    asset           LowCardinality(String),
+    instrument      LowCardinality(String),
+    direction       Int8, -- 1 bullish, -1 bearish
+    tier            UInt8,
+    score_milli     Int64, -- at the decision to enter
+    decided_ts      Int64, -- s
+    entry_ts        Int64, -- s, first entry fill
+    exit_ts         Int64, -- s, last exit fill
+    entry_order_id  String,
+    exit_order_id   String,
+    qty             Int64, -- qty scale
+    entry_price     Int64, -- mean, price scale
+    exit_price      Int64,
+    entry_usd_e8    Int64, -- notional of the entry fills
+    exit_usd_e8     Int64,
+    fees_usd_e8     Int64, -- paid
+    slippage_usd_e8 Int64, -- paid, already inside the prices
+    funding_usd_e8  Int64, -- received; negative: paid
+    pnl_usd_e8      Int64,
+    level           Int64, -- the structure's border frozen at entry, price scale; 0 = none
+    reason          LowCardinality(String) -- of the exit
 )
 ENGINE = ReplacingMergeTree ORDER BY (run_id, number);
 
 CREATE TABLE IF NOT EXISTS backtest_equity
 (
-    run_id           String,
-    ts               Int64 CODEC(DoubleDelta, ZSTD(1)), -- s; a point a minute and at each fill
-    equity_usd_e8    Int64 CODEC(Delta, ZSTD(1)),
-    cash_usd_e8      Int64 CODEC(Delta, ZSTD(1)),
-    margin_usd_e8    Int64 CODEC(Delta, ZSTD(1)),
-    unrealised_usd_e8 Int64 CODEC(Delta, ZSTD(1)),
-    exposure_usd_e8  Int64 CODEC(Delta, ZSTD(1)) -- gross notional
+    run_id        String,
+    ts            Int64 CODEC(DoubleDelta, ZSTD(1)), -- s; a point a minute and at each fill
+    equity_usd_e8 Int64 CODEC(Delta, ZSTD(1))
 )
 ENGINE = ReplacingMergeTree ORDER BY (run_id, ts);
 
