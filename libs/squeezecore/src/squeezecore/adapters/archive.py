@@ -67,8 +67,8 @@ _REASONS = {
 }
 
 
-class CorruptFileError(UsageError):
-    """A file, or a line of it, that is not what it claims to be; nothing of it was imported."""
+class FileRefusedError(UsageError):
+    """A file that is not what it claims to be, or clashes with what is stored; nothing of it was imported."""
 
     def __init__(self, file: str, line: int, reason: str) -> None:
         self.file, self.line, self.reason = file, line, reason
@@ -145,7 +145,7 @@ def _period(text: str, path: PurePath) -> tuple[dt.date, dt.date]:
             return day, day
         start = dt.date.fromisoformat(text + "-01")
     except ValueError:
-        raise CorruptFileError(
+        raise FileRefusedError(
             str(path), 0, f"its name says {text}, which is no date: give it its published name"
         ) from None
     return start, (start + dt.timedelta(31)).replace(day=1) - dt.timedelta(1)
@@ -176,7 +176,7 @@ def verify_checksum(path: Path, actual: str) -> bool:
     """Compare a file's sha256 with `<file>.CHECKSUM` beside it; False when there is none.
 
     Raises:
-        CorruptFileError: the two differ.
+        FileRefusedError: the two differ.
     """
     beside = path.with_name(path.name + ".CHECKSUM")
     if not beside.exists():
@@ -184,7 +184,7 @@ def verify_checksum(path: Path, actual: str) -> bool:
     words = beside.read_text("utf-8", "replace").split()
     expected = words[0].lower() if words else ""
     if expected != actual:
-        raise CorruptFileError(
+        raise FileRefusedError(
             str(path),
             0,
             f"its sha256 is {actual}, {beside.name} says {expected or 'nothing'}: download both again "
@@ -210,7 +210,7 @@ def broken_as_corrupt(name: str) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise CorruptFileError(name, 0, f"it cannot be unpacked ({error}): download it again") from error
+        raise FileRefusedError(name, 0, f"it cannot be unpacked ({error}): download it again") from error
 
 
 def open_csvs(path: Path) -> Iterator[Stream]:
@@ -222,7 +222,7 @@ def open_csvs(path: Path) -> Iterator[Stream]:
             with zipfile.ZipFile(raw) as packed:
                 members = [info for info in packed.infolist() if _is_csv(info)]
                 if not members:
-                    raise CorruptFileError(str(path), 0, "the zip holds no CSV: download it again")
+                    raise FileRefusedError(str(path), 0, "the zip holds no CSV: download it again")
                 for info in sorted(members, key=lambda info: info.filename):
                     with packed.open(info) as member:
                         yield Stream(f"{path}:{info.filename}", member, raw)
@@ -230,7 +230,7 @@ def open_csvs(path: Path) -> Iterator[Stream]:
             with gzip.open(raw) as unpacked:
                 yield Stream(str(path), cast("IO[bytes]", unpacked), raw)
         elif path.suffix == ".zip":
-            raise CorruptFileError(str(path), 0, "it is named .zip but is none: download it again")
+            raise FileRefusedError(str(path), 0, "it is named .zip but is none: download it again")
         else:
             yield Stream(str(path), raw, raw)
 
@@ -253,7 +253,7 @@ def peek(stream: Stream) -> tuple[Head, bytes]:
     """Read a CSV's first lines, and return them with the bytes that were read, byte-order mark removed."""
     data = stream.data.read(LINE_BYTES_MAX)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise CorruptFileError(stream.name, 1, "it is UTF-16: save it as UTF-8")
+        raise FileRefusedError(stream.name, 1, "it is UTF-16: save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
     lines = [line for line in data.split(b"\n", 64)[:64] if line.strip()]
     if not lines:
@@ -360,7 +360,7 @@ def archive_layout(content: Content, market: Market, head: Head, name: str) -> L
     usual = _WIDTHS[content]
     if width not in usual or (width == usual[1] and market is not Market.SPOT):
         expected = usual[1] if market is Market.SPOT else usual[0]
-        raise CorruptFileError(
+        raise FileRefusedError(
             name,
             1,
             f"it has {width} columns, {content} of market {market} have {expected}: check --market and the file",
@@ -372,7 +372,7 @@ def archive_layout(content: Content, market: Market, head: Head, name: str) -> L
     for role, spellings in _SPELLINGS.items():
         known = [head.header[names.index(spelling)] for spelling in spellings if spelling in names]
         if not known:
-            raise CorruptFileError(name, 1, f"its header {','.join(head.header)} names no {role} column")
+            raise FileRefusedError(name, 1, f"its header {','.join(head.header)} names no {role} column")
         found[role] = known[0]
     return Layout(**found)
 
@@ -393,7 +393,7 @@ def check_market(content: Content, market: Market, head: Head, name: str, contra
     except (InvalidOperation, ArithmeticError):
         return  # the parser names the line
     if off > Decimal("0.01") and abs(other - expected) > Decimal("0.000001"):
-        raise CorruptFileError(
+        raise FileRefusedError(
             name,
             2 if head.header else 1,
             f"its fourth column is {other}, market {market} would have {expected:.8f}: the file is of another market",
@@ -464,7 +464,7 @@ def read_csv(
     """Yield a CSV's prints in blocks.
 
     Raises:
-        CorruptFileError: with the line, the column and the value.
+        FileRefusedError: with the line, the column and the value.
     """
     width = len(head.header or head.first)
     index = column_index(layout, head, stream.name)
@@ -489,9 +489,9 @@ def read_csv(
             data, len(data), at_end, ord(head.delimiter), kinds, powers, words, sides, units.counts, out
         )
         if code != OK:
-            raise CorruptFileError(stream.name, line + lines, _reason(code, column, data[a:b], index, powers, width))
+            raise FileRefusedError(stream.name, line + lines, _reason(code, column, data[a:b], index, powers, width))
         if not used and len(data) > LINE_BYTES_MAX:
-            raise CorruptFileError(stream.name, line + 1, f"the line is longer than {LINE_BYTES_MAX} bytes")
+            raise FileRefusedError(stream.name, line + 1, f"the line is longer than {LINE_BYTES_MAX} bytes")
         if rows:
             yield Block(_prints(out, rows, index), line + 1, stream.raw.tell())
         line += lines
@@ -524,7 +524,7 @@ def read_parquet(path: Path, layout: Layout, scales: Scales, units: UnitCount) -
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise CorruptFileError(str(path), 0, f"it is no Parquet file ({error})") from error
+        raise FileRefusedError(str(path), 0, f"it is no Parquet file ({error})") from error
     names = file.schema_arrow.names
     for role, column in layout.used().items():
         if column not in names:
@@ -540,7 +540,7 @@ def read_parquet(path: Path, layout: Layout, scales: Scales, units: UnitCount) -
             yield Block(prints, row + 1, size * (row + batch.num_rows) // total)
             row += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        raise CorruptFileError(str(path), row + 1, f"it cannot be read ({error})") from error
+        raise FileRefusedError(str(path), row + 1, f"it cannot be read ({error})") from error
 
 
 def first_parquet_value(path: Path, column: str) -> Decimal | None:
@@ -554,7 +554,7 @@ def first_parquet_value(path: Path, column: str) -> Decimal | None:
         for batch in file.iter_batches(1, columns=[column]):
             return Decimal(str(batch.column(0)[0].as_py()))
     except (pa.ArrowInvalid, OSError, InvalidOperation) as error:
-        raise CorruptFileError(str(path), 0, f"it cannot be read ({error})") from error
+        raise FileRefusedError(str(path), 0, f"it cannot be read ({error})") from error
     return None
 
 
@@ -569,7 +569,7 @@ def _arrow_prints(
     for role, column in columns.items():
         if column.null_count:
             at = int(pc.index(pc.is_null(column), True).as_py())
-            raise CorruptFileError(name, row + at + 1, f"{role} is empty")
+            raise FileRefusedError(name, row + at + 1, f"{role} is empty")
     rows = len(columns["time"])
     ids = _arrow_ints(columns["id"], 0, "id", name, row) if "id" in columns else np.full(rows, -1, np.int64)
     if "maker" in columns:
@@ -592,7 +592,7 @@ def _arrow_ints(column: Any, scale: int, role: str, name: str, row: int) -> NDAr
         values = column.to_numpy(zero_copy_only=False).astype(np.int64)
         limit = 2**63 // 10**scale
         if len(values) and int(values.max()) >= limit:
-            raise CorruptFileError(
+            raise FileRefusedError(
                 name,
                 row + int(values.argmax()) + 1,
                 f"{role} was {values.max()}, {_REASONS[TOO_LARGE].format(scale=scale)}",
@@ -606,7 +606,7 @@ def _arrow_ints(column: Any, scale: int, role: str, name: str, row: int) -> NDAr
         wrong = ~(np.abs(shifted - whole) <= np.maximum(np.abs(shifted) * 4.5e-16, 1e-6)) | (np.abs(shifted) >= 2**53)
         if wrong.any():
             at = int(wrong.argmax())
-            raise CorruptFileError(
+            raise FileRefusedError(
                 name, row + at + 1, f"{role} was {floats[at]!r}, which {scale} decimals of a float cannot hold exactly"
             )
         out = np.asarray(whole, np.int64)
@@ -614,7 +614,7 @@ def _arrow_ints(column: Any, scale: int, role: str, name: str, row: int) -> NDAr
         texts = column if pa.types.is_string(kind) or pa.types.is_large_string(kind) else pc.cast(column, pa.string())
         out = _parse_texts(texts, DECIMAL, scale, role, name, row)
     if len(out) and int(out.min()) < 0:
-        raise CorruptFileError(name, row + int(out.argmin()) + 1, f"{role} is negative")
+        raise FileRefusedError(name, row + int(out.argmin()) + 1, f"{role} is negative")
     return out
 
 
@@ -633,7 +633,7 @@ def _parse_texts(
     if code != OK or rows != len(texts):
         text = data[a:b].tobytes().decode("utf-8", "replace")
         reason = _REASONS.get(code, "which is empty").format(scale=scale)
-        raise CorruptFileError(name, row + lines, f"{role} was {text!r}, {reason}")
+        raise FileRefusedError(name, row + lines, f"{role} was {text!r}, {reason}")
     return cast("NDArray[np.int64]", out[0])
 
 
@@ -657,7 +657,7 @@ def _arrow_times(column: Any, layout: Layout, units: UnitCount, name: str, row: 
     wrong = (out < TIME_NS_MIN) | (out >= TIME_NS_MAX)
     if wrong.any():
         at = int(wrong.argmax())
-        raise CorruptFileError(name, row + at + 1, f"time was {column[at]}, {_REASONS[NOT_A_TIME]}")
+        raise FileRefusedError(name, row + at + 1, f"time was {column[at]}, {_REASONS[NOT_A_TIME]}")
     return np.asarray(out, np.int64)
 
 
@@ -713,7 +713,7 @@ def _value(text: str, role: str, name: str, line: int) -> Decimal:
     except InvalidOperation:
         value = Decimal("nan")
     if not value.is_finite():
-        raise CorruptFileError(name, line, f"{role} was {text!r}, which is no number")
+        raise FileRefusedError(name, line, f"{role} was {text!r}, which is no number")
     return value
 
 
@@ -722,7 +722,7 @@ def _event_s(text: str, name: str, line: int) -> int:
     data = np.frombuffer(text.encode() or b"-", np.uint8)
     ns = int(time_ns(data, 0, len(data), -1, np.zeros(5, np.int64)))
     if not TIME_NS_MIN <= ns < TIME_NS_MAX:
-        raise CorruptFileError(name, line, f"time was {text!r}, {_REASONS[NOT_A_TIME]}")
+        raise FileRefusedError(name, line, f"time was {text!r}, {_REASONS[NOT_A_TIME]}")
     return (ns + 500_000_000) // 1_000_000_000
 
 
@@ -733,7 +733,7 @@ def read_metrics(path: Path) -> list[MetricRow]:
         order = head.header or ("create_time", "symbol", "sum_open_interest", "sum_open_interest_value")
         record = dict(zip(order, fields, strict=False))
         if len(fields) < 4 or not {"create_time", "sum_open_interest"} <= record.keys():
-            raise CorruptFileError(
+            raise FileRefusedError(
                 name, line, f"it has no create_time and sum_open_interest: {','.join(fields)[:80]!r}"
             )
         rows.append(
@@ -753,10 +753,10 @@ def read_funding(path: Path) -> list[FundingRow]:
         order = head.header or ("calc_time", "funding_interval_hours", "last_funding_rate")
         record = dict(zip(order, fields, strict=False))
         if not {"calc_time", "last_funding_rate"} <= record.keys() or not record["last_funding_rate"]:
-            raise CorruptFileError(name, line, f"it has no calc_time and last_funding_rate: {','.join(fields)[:80]!r}")
+            raise FileRefusedError(name, line, f"it has no calc_time and last_funding_rate: {','.join(fields)[:80]!r}")
         hours = _value(record.get("funding_interval_hours", ""), "funding_interval_hours", name, line)
         if hours < 0 or hours * 3600 != int(hours * 3600) or hours > 24:
-            raise CorruptFileError(name, line, f"funding_interval_hours was {hours}, it must lie between 0 and 24")
+            raise FileRefusedError(name, line, f"funding_interval_hours was {hours}, it must lie between 0 and 24")
         rows.append(
             FundingRow(
                 _event_s(record["calc_time"], name, line),

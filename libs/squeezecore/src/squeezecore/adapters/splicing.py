@@ -1,0 +1,178 @@
+"""Laying new bars over stored ones by the ids of their prints: nothing twice, nothing lost, every hole known.
+
+Pure arithmetic on bars and spans of ids. A span is a stretch of ids that is there without a hole; what lies between
+spans is missing. Both are facts about ids, so the order in which files come cannot change them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from squeezecore import flow
+from squeezecore.adapters.reading import Opened
+from squeezecore.adapters.repair import Findings, take
+from squeezecore.market import Bars, Gap, Trades, concat, empty
+
+SECOND_NS = 1_000_000_000
+_CONTENT = [name for name in Bars._fields if name not in {"ts", "complete", "version"}]
+
+
+class Span(NamedTuple):
+    """Ids that are there, and the seconds of the first and the last of them."""
+
+    first: int
+    last: int
+    first_s: int
+    last_s: int
+
+
+def unite(spans: Iterable[Span], slack: int = 0) -> list[Span]:
+    """Join spans that overlap or adjoin; up to `slack` ids between two are no hole."""
+    out: list[Span] = []
+    for span in sorted(spans):
+        if out and span.first <= out[-1].last + 1 + slack:
+            if span.last > out[-1].last:
+                out[-1] = out[-1]._replace(last=span.last, last_s=span.last_s)
+        else:
+            out.append(span)
+    return out
+
+
+def subtract(spans: Iterable[Span], gaps: Iterable[Gap]) -> list[Span]:
+    """Take the ids of gaps out of spans."""
+    holes = sorted((gap for gap in gaps if gap.first_id >= 0), key=lambda gap: gap.first_id)
+    out = []
+    for span in spans:
+        rest: Span | None = span
+        for gap in holes:
+            if rest is None or gap.last_id < rest.first:
+                continue
+            if gap.first_id > rest.last:
+                break
+            if gap.first_id > rest.first:
+                out.append(rest._replace(last=gap.first_id - 1, last_s=gap.start_s))
+            rest = rest._replace(first=gap.last_id + 1, first_s=gap.end_s) if gap.last_id < rest.last else None
+        if rest is not None:
+            out.append(rest)
+    return out
+
+
+def spans_of_bars(bars: Bars) -> list[Span]:
+    """Read the spans off stored bars: seconds whose ids adjoin belong together."""
+    with_ids = np.flatnonzero(bars.first_id >= 0)
+    if not len(with_ids):
+        return []
+    first, last, ts = bars.first_id[with_ids], bars.last_id[with_ids], bars.ts[with_ids]
+    breaks = np.flatnonzero(first[1:] > last[:-1] + 1)
+    starts, ends = [0, *(breaks + 1).tolist()], [*breaks.tolist(), len(first) - 1]
+    return [
+        Span(int(first[a : b + 1].min()), int(last[a : b + 1].max()), int(ts[a]), int(ts[b]))
+        for a, b in zip(starts, ends, strict=True)
+    ]
+
+
+def gaps_between(instrument: str, spans: list[Span], removed: Iterable[tuple[int, int, str]]) -> list[Gap]:
+    """Return the holes between united spans; `removed` says of ids why they were taken out."""
+    reasons = list(removed)
+    gaps = []
+    for one, other in pairwise(spans):
+        first, last = one.last + 1, other.first - 1
+        cause = next((why for a, b, why in reasons if a <= last and b >= first), "ids missing")
+        gaps.append(
+            Gap(
+                instrument=instrument,
+                start_s=min(one.last_s, other.first_s),
+                end_s=max(one.last_s, other.first_s),
+                first_id=first,
+                last_id=last,
+                missing=last - first + 1,
+                cause=cause,
+            )
+        )
+    return gaps
+
+
+def splice(older: Bars, newer: Bars, border: Trades, opened: Opened, findings: Findings) -> Bars:
+    """Lay one instrument's new bars over stored ones; return the seconds that are new or have changed.
+
+    `border` holds the prints of the new file's first and last second, for a second that both have in part. What the ids
+    cannot settle stays as it is stored, and is counted.
+    """
+    if not len(older.ts):
+        return newer
+    newer = _settle(older, newer, border, opened, findings)
+    merged = flow.merge_bars(older, newer)
+    at = np.minimum(np.searchsorted(older.ts, merged.ts), len(older.ts) - 1)
+    same = older.ts[at] == merged.ts
+    for name in Bars._fields:
+        same &= getattr(older, name)[at] == getattr(merged, name)
+    return pick(merged, ~same)
+
+
+def pick(bars: Bars, index: NDArray[np.bool_] | NDArray[np.intp]) -> Bars:
+    """Pick seconds."""
+    columns: list[Any] = [column[index] for column in bars]
+    return Bars(*columns)
+
+
+def _settle(older: Bars, newer: Bars, border: Trades, opened: Opened, findings: Findings) -> Bars:
+    """Take out of the new bars what `merge_bars` could not lay over the stored ones safely."""
+    _, i, j = np.intersect1d(older.ts, newer.ts, assume_unique=True, return_indices=True)
+    if not len(i):
+        return newer
+    a, b = pick(older, i), pick(newer, j)
+    a_prints, b_prints = a.buy_trades + a.sell_trades, b.buy_trades + b.sell_trades
+    a_empty, b_empty = (a.first_id < 0) & (a_prints == 0), (b.first_id < 0) & (b_prints == 0)
+    equal = np.ones(len(i), np.bool_)
+    for name in _CONTENT:
+        equal &= getattr(a, name) == getattr(b, name)
+    blind = ~a_empty & ~b_empty & ((a.first_id < 0) | (b.first_id < 0) | (a.id_kind != b.id_kind))
+    ids = ~a_empty & ~b_empty & ~blind
+    a_covers = ids & (a.first_id <= b.first_id) & (a.last_id >= b.last_id)
+    b_covers = ids & (b.first_id <= a.first_id) & (b.last_id >= a.last_id)
+    apart = ids & ((a.last_id < b.first_id) | (b.last_id < a.first_id))
+    partly = ids & ~a_covers & ~b_covers & ~apart
+    both_whole = (a.complete == 1) & (b.complete == 1)
+    contradicts = (
+        (b_covers & ~a_covers & (a.complete == 1))
+        | (apart & (a.complete == 1))
+        | (a_covers & b_covers & ~equal & both_whole)
+        | (a_empty & ~b_empty & (a.complete == 1))
+    )
+    stays = (blind & ~equal) | contradicts
+    findings.repaired["prints_stored_before"] += int(b_prints[(a_covers & ~contradicts) | (blind & equal)].sum())
+    if stays.any():
+        findings.set_aside["prints_in_seconds_stored_otherwise"] += int(b_prints[stays].sum())
+    drop = stays | (blind & equal) | (partly & (a.complete == 1))
+    extra: list[Bars] = []
+    for k in np.flatnonzero(partly & ~drop):
+        drop[k] = True
+        extra += _rest_of_second(pick(a, np.array([k])), pick(b, np.array([k])), border, opened, findings)
+    kept = np.ones(len(newer.ts), np.bool_)
+    kept[j[drop]] = False
+    parts = [pick(newer, kept), *extra]
+    joined = concat(parts) if len(parts) > 1 else parts[0]
+    return pick(joined, np.argsort(joined.ts, kind="stable"))
+
+
+def _rest_of_second(a: Bars, b: Bars, border: Trades, opened: Opened, findings: Findings) -> list[Bars]:
+    """Make a bar of those prints of a second that the stored part of it lacks; its ids then lie on one side of it."""
+    inside = (border.id >= a.first_id[0]) & (border.id <= a.last_id[0])
+    mine = border.exchange_ns // SECOND_NS == a.ts[0]
+    rest = take(border, mine & ~inside)
+    sides = {bool(number > a.last_id[0]) for number in rest.id}
+    stored_whole = int(a.buy_trades[0] + a.sell_trades[0]) == int(a.last_id[0] - a.first_id[0]) + 1
+    if not len(rest.id) or len(sides) > 1 or not stored_whole:
+        prints = int(b.buy_trades[0] + b.sell_trades[0])
+        findings.set_aside["prints_in_seconds_stored_otherwise"] += prints
+        return []
+    findings.repaired["prints_stored_before"] += int((mine & inside).sum())
+    params = flow.bar_params(opened.instrument, opened.id_kind, opened.contiguous)
+    state, _, _ = flow.scan_bars(params, flow.bars_initial(), rest, 0)
+    _, bars, _ = flow.finish_bars(params, state)
+    return [bars] if len(bars.ts) else [empty(Bars)]
