@@ -350,7 +350,7 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     features = (column(whole), column(types.int16), column(types.uint32), column(whole), column(types.float64, 2))
     gates = types.NamedTuple((*(whole,) * 4, types.float64), Gates)
-    held = types.NamedTuple((*(whole,) * 5, types.float64), Held)
+    held = types.NamedTuple((*(whole,) * 6, types.float64), Held)
     out = (whole[::1], whole[::1])
     flat, hold = cast("Any", _watch_flat), cast("Any", _watch_held)
     flat.compile((*features, *(whole,) * 3, gates, *out))
