@@ -10,15 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from squeezecore.adapters import clickhouse, tables
-from squeezecore.adapters import store as store_module
+from squeezecore.adapters import clickhouse, migration, tables
 from squeezecore.adapters.store import (
     BacktestDay,
     BacktestRun,
     ImportRecord,
     Store,
     StoreError,
-    schema_files,
 )
 from squeezecore.errors import UsageError
 from squeezecore.market import (
@@ -457,11 +455,11 @@ def test_threads_share_a_store(store: Store) -> None:
 def test_the_schema_is_applied_once_however_often_asked(store: Store) -> None:
     store.insert_bars(PERP, random_bars(15, 10, START))
     before = store.query("SELECT version, name FROM schema_version FINAL ORDER BY version").to_pylist()
-    assert [each["version"] for each in before] == sorted(schema_files())
+    assert [each["version"] for each in before] == sorted(migration.schema_files())
     store.migrate()
     store.query("SELECT 1")
-    for _, text in schema_files().values():
-        for statement in store_module.statements(text):
+    for _, text in migration.schema_files().values():
+        for statement in migration.statements(text):
             store._command(statement)
     assert store.query("SELECT version, name FROM schema_version ORDER BY version").to_pylist() == before
     assert len(store.read_bars(PERP, 0, 2**40).ts) == 10

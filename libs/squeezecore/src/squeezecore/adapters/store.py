@@ -13,7 +13,6 @@ import datetime as dt
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import resources
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from squeezecore.adapters import migration
 from squeezecore.adapters.clickhouse import Connection, StoreError
 from squeezecore.adapters.tables import (
     CLOCK_COLUMNS,
@@ -593,58 +593,12 @@ class Store:
     # Schema
 
     def migrate(self) -> None:
-        """Bring the database to this code's schema and check that the columns are those this code knows.
-
-        Raises:
-            StoreError: the schema is newer than this code, or its columns differ.
-        """
-        files = schema_files()
-        newest = max(files)
-        self._connection.create_database()
-        columns = self._stored_columns()
-        if "schema_version" not in columns:
-            self._command(
-                "CREATE TABLE IF NOT EXISTS schema_version (version UInt32, name String) ENGINE = ReplacingMergeTree ORDER BY version"
-            )
-        applied = set(self.query("SELECT version FROM schema_version FINAL")["version"].to_pylist())
-        if applied and max(applied) > newest:
-            raise StoreError(
-                f"schema of database {self.database} was version {max(applied)}, this program knows {newest}: "
-                "use a newer squeezeflow, or another --home"
-            )
-        pending = sorted(set(files) - applied)
-        for version in pending:
-            name, text = files[version]
-            for statement in statements(text):
-                self._command(statement)
-            self._command(f"INSERT INTO schema_version (version, name) VALUES ({version}, '{name}')")
-        self._check_columns(self._stored_columns() if pending else columns)
+        """Bring the database to this code's schema; repeating it is harmless."""
+        migration.migrate(self._connection)
 
     def drop_database(self) -> None:
         """Forget everything in this database, and the database."""
         self._command(f"DROP DATABASE IF EXISTS `{self.database}` SYNC")
-
-    def _stored_columns(self) -> dict[str, dict[str, str]]:
-        """Return, by table and column, the kind of default a column has."""
-        table = self.query(
-            "SELECT table, name, default_kind FROM system.columns WHERE database = {db:String}", {"db": self.database}
-        )
-        found: dict[str, dict[str, str]] = {}
-        for row in table.to_pylist():
-            found.setdefault(row["table"], {})[row["name"]] = row["default_kind"]
-        return found
-
-    def _check_columns(self, stored: dict[str, dict[str, str]]) -> None:
-        """Refuse a table whose columns are not ours: a column left out of an insert would silently become zero."""
-        for table, names in TABLES.items():
-            there = stored.get(table, {})
-            missing = [name for name in names if name not in there]
-            unknown = [name for name, default in there.items() if name not in names and not default]
-            if missing or unknown:
-                raise StoreError(
-                    f"table {self.database}.{table} was without {missing or 'nothing'} and with unknown {unknown or 'nothing'}: "
-                    "it was made by another version of this program; use that one, or another --home"
-                )
 
     # Arrow in and out
 
@@ -714,27 +668,6 @@ class Store:
     def _command(self, sql: str, params: Mapping[str, Any] | None = None) -> None:
         """Run a statement that may be repeated."""
         self._connection.command(sql, params)
-
-
-def schema_files() -> dict[int, tuple[str, str]]:
-    """Return the numbered schema files: version → (name, text)."""
-    folder = resources.files("squeezecore.adapters") / "schema"
-    found = {}
-    for entry in folder.iterdir():
-        if entry.name.endswith(".sql"):
-            found[int(entry.name.split("_", 1)[0])] = (entry.name, entry.read_text(encoding="utf-8"))
-    return found
-
-
-def statements(text: str) -> Iterator[str]:
-    """Yield the statements of a schema file, without comments.
-
-    >>> list(statements("SELECT 1; SELECT 2; -- one; two"))
-    ['SELECT 1', 'SELECT 2']
-    """
-    for statement in re.sub(r"--[^\n]*", "", text).split(";"):
-        if statement.strip():
-            yield statement.strip()
 
 
 def _clock(seconds: int) -> int:
