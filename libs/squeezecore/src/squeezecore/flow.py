@@ -117,6 +117,7 @@ def scan_bars(
     what the next one closes. A watermark inside a hole is a promise that the missing prints lie after it.
     Raises `UsageError` when a sum does not fit 63 bits or a call would close more than `SPAN_S_MAX` seconds.
     """
+    watermark_s, alive = int(watermark_s), bool(alive)
     state, late = _take(params, state, trades)
     gaps = _late_gaps(params, late)
     if watermark_s <= state.closed_s or (state.closed_s < 0 and watermark_s <= 0):
@@ -177,7 +178,7 @@ def _feed(digest: Any, value: Any) -> None:
         digest.update(f"[{value.dtype.str}{value.shape}".encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     else:
-        digest.update(repr(value).encode() + b";")
+        digest.update(b"%d;" % int(value))
 
 
 def _take(params: BarParams, state: BarState, trades: Trades) -> tuple[BarState, Trades]:
@@ -185,6 +186,7 @@ def _take(params: BarParams, state: BarState, trades: Trades) -> tuple[BarState,
     count = len(trades.id)
     if count == 0:
         return state, trades
+    trades = _own(trades)
     order = _by_id(trades.id)
     sorted_trades = trades if order is None else _pick(trades, order)
     seconds = sorted_trades.exchange_ns // SECOND_NS
@@ -207,6 +209,13 @@ def _take(params: BarParams, state: BarState, trades: Trades) -> tuple[BarState,
     taken = sorted_trades if counts[_TAKEN] == count else _pick(sorted_trades, verdict == _TAKEN)
     late = _pick(sorted_trades, verdict == _LATE) if counts[_LATE] else empty(Trades)
     return state._replace(pending=_merge_pending(state.pending, taken)), late
+
+
+def _own(block: Block) -> Block:
+    """Give columns the documented dtypes, writable: a kernel is compiled anew for any other kind of array."""
+    return type(block)(
+        *(np.require(c, dtype, ["C", "W"]) for c, dtype in zip(block, dtypes(type(block)).values(), strict=True))
+    )
 
 
 def _pick(block: Block, index: NDArray[Any]) -> Block:
@@ -807,6 +816,7 @@ def scan_rows(
     The series are those of the traded instrument (open interest at its qty scale); they may reach beyond the block on
     both sides: a row at `ts` uses what was known at `ts`, and facts that become known later must be passed again.
     """
+    bars = {name: _own(block) for name, block in bars.items() if name in params.instruments}
     own = bars.get(params.instruments[params.traded], empty(Bars))
     count = len(own.ts)
     rows = Rows(*(np.zeros(count, dtype) for dtype in dtypes(Rows).values()))
@@ -886,16 +896,16 @@ def _lay_facts(
 ) -> RowState:
     """Write the last known open interest, funding and mark into each row."""
     ts = rows.ts
-    oi = open_interest or empty(OpenInterestSeries)
+    oi = _own(open_interest or empty(OpenInterestSeries))
     at = _known(ts, oi.known_at, state.oi_known_at)
     rows.open_interest[:] = _value_at(oi.open_interest, at, state.open_interest)
     rows.oi_known_at[:] = _value_at(oi.known_at, at, state.oi_known_at)
     rows.oi_interval_s[:] = _value_at(oi.interval_s, at, state.oi_interval_s)
-    paid = funding or empty(FundingSeries)
+    paid = _own(funding or empty(FundingSeries))
     at = _known(ts, paid.known_at, state.funding_known_at)
     rows.funding_rate_8h[:] = _value_at(_per_8h(paid.rate, paid.interval_s), at, state.funding_rate_8h)
     funding_known_at = int(_value_at(paid.known_at, at[-1:], state.funding_known_at)[0])
-    mark = marks or empty(MarkSeries)
+    mark = _own(marks or empty(MarkSeries))
     at = _known(ts, mark.known_at, state.mark_known_at)
     known_at = _value_at(mark.known_at, at, state.mark_known_at)
     value = _value_at(mark.mark, at, state.mark)
