@@ -14,6 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from squeezecore import flow
 from squeezecore.errors import UsageError
 from squeezecore.market import DAY_S, Bars, FundingSeries, OpenInterestSeries, Rows, Trades, concat
 from squeezecore.simulator.facts import open_interest_truth, publish_funding, publish_open_interest
@@ -21,7 +22,6 @@ from squeezecore.simulator.noise import key
 from squeezecore.simulator.plan import USD_M, Plan, keys_of, plan_day
 from squeezecore.simulator.profiles import PROFILES, asset_config, instruments, profile_of
 from squeezecore.simulator.regimes import Push, Regime, draw, push_of
-from squeezecore.simulator.rows import compose_rows
 from squeezecore.simulator.tape import make_tape
 from squeezecore.simulator.wire import wire_frames
 from squeezecore.spec import day_start_s
@@ -40,6 +40,7 @@ __all__ = [
     "wire_frames",
 ]
 
+_MOODY = {"noise": 1.0, "squeeze": 0.5}  # in squeeze worlds the regimes carry what moods carry elsewhere
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
@@ -107,7 +108,9 @@ def simulate_day(world: WorldSpec, asset: str, day: dt.date) -> MarketDay:
     truth = open_interest_truth(stream, number, mean, traded.buy_volume + traded.sell_volume, push.interest)
     interest = publish_open_interest(stream, number, truth)
     funding = publish_funding(stream, number)
-    return MarketDay(day, compose_rows(asset, bars, interest, funding), interest, funding, bars)
+    params = flow.row_params(asset_config(asset), {one.id: one for one in listed})
+    _, rows = flow.scan_rows(params, flow.rows_initial(params), bars, interest, funding)
+    return MarketDay(day, rows, interest, funding, bars)
 
 
 def simulate_rows(world: WorldSpec, asset: str) -> Iterator[MarketDay]:
@@ -140,7 +143,7 @@ def simulate_trades(world: WorldSpec, asset: str, start_s: int, end_s: int) -> d
 
 def _plan(world: WorldSpec, asset: str, day: dt.date) -> tuple[Plan, Push]:
     number = _number(day)
-    push = push_of(regimes(world, asset, day), number)
+    push = push_of(regimes(world, asset, day), number, _MOODY[world.kind])
     return plan_day(profile_of(asset), keys_of(world.seed, world.kind, asset), number, push), push
 
 

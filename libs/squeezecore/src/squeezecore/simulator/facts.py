@@ -64,14 +64,18 @@ def open_interest_truth(
 
 
 def publish_open_interest(stream: np.uint64, day: int, truth: NDArray[np.int64]) -> OpenInterestSeries:
-    """Return what a poll a minute sees: a value that the venue made 35 to 58 s before, known a few seconds after."""
+    """Return what a poll a minute sees: a value that the venue made 35 to 58 s before, known a few seconds after.
+
+    The first poll shows midnight itself and is known with the day's first second, so no day needs the one before.
+    """
     polls = DAY_S // POLL_S
-    event = day * DAY_S + POLL_S * np.arange(1, polls + 1, dtype=np.int64)
-    value, known = np.empty(polls, np.int64), np.empty(polls, np.int64)
-    for n in range(polls):
+    event = day * DAY_S + POLL_S * np.arange(polls, dtype=np.int64)
+    known, value = event.copy(), truth[:-1:POLL_S].copy()
+    event[0] -= 1
+    for n in range(1, polls):
         lag = 35 + int(24 * uniform(stream, 103_000_000_000_000 + int(event[n])))
-        value[n] = truth[(n + 1) * POLL_S - lag]
-        known[n] = event[n] + 1 + int(3 * uniform(stream, 104_000_000_000_000 + int(event[n])))
+        value[n] = truth[n * POLL_S - lag]
+        known[n] += 1 + int(3 * uniform(stream, 104_000_000_000_000 + int(event[n])))
     return OpenInterestSeries(event, known, value, np.full(polls, POLL_S, np.int64))
 
 
@@ -85,4 +89,4 @@ def publish_funding(stream: np.uint64, day: int, interval_s: int = FUNDING_S) ->
         premium = 0.42e-4 + 0.45e-4 * z
         per_interval = min(_DEFAULT_RATE, premium) * interval_s / FUNDING_S
         rate[n] = round(per_interval * FUNDING_SCALE)
-    return FundingSeries(event, event + 2, rate, np.full(event.size, interval_s, np.int64))
+    return FundingSeries(event, event.copy(), rate, np.full(event.size, interval_s, np.int64))

@@ -21,6 +21,7 @@ from squeezecore.simulator.regimes import Push
 MARKETS = 3
 SPOT, USD_M, COIN_M = range(MARKETS)
 BP = 1e-4
+_TEMPER = 1.3  # log amplitude of moods: hours without and hours with one-sided flow
 _FIRST_DAY = 17_167  # 2017-01-01: print ids are counted from here
 _WARMUP_S = 7_200  # every second-by-second state forgets within this time
 _WARMUP_MIN = 2_880
@@ -228,6 +229,7 @@ def _lean(
     day: int,
     sigma_bp: float,
     links: NDArray[np.float64],
+    moody: float,
     bid: NDArray[np.int64],
     prints: NDArray[np.int64],
     push: NDArray[np.float64],
@@ -235,12 +237,13 @@ def _lean(
 ) -> None:
     """Fill each market's bias of side: what its quote did since its last print, slow moods, and what a regime pushes."""
     start = day * DAY_S
-    shared = slow_shared = 0.0
+    shared = slow_shared = temper = 0.0
     own = np.zeros(MARKETS)
     slow_own = np.zeros(MARKETS)
     seen = bid[:, 0].copy()
     for t in range(start - _WARMUP_S, start + DAY_S):
         shared += -shared / 60.0 + 0.1818 * normal(flow, 90_000_000_000_000 + t)
+        temper += -temper / 3600.0 + 0.02357 * normal(flow, 98_000_000_000_000 + t)
         slow_shared += -slow_shared / 900.0 + 0.04713 * normal(flow, 91_000_000_000_000 + t)
         for m in range(MARKETS):
             own[m] += -own[m] / 120.0 + 0.1288 * normal(flow, (92 + m) * 1_000_000_000_000 + t)
@@ -248,12 +251,13 @@ def _lean(
         if t < start:
             continue
         s = t - start
+        heat = moody * exp(_TEMPER * temper - 0.5 * _TEMPER * _TEMPER)
         for m in range(MARKETS):
             move = (bid[m, s + 1] - seen[m]) / (bid[m, s] * BP * 0.45 * sigma_bp)
             if prints[m, s] > 0:
                 seen[m] = bid[m, s + 1]
             follow = links[m] * move / np.sqrt(1.0 + move * move)
-            mood = 0.10 * shared + 0.06 * slow_shared + 0.10 * own[m] + 0.06 * slow_own[m] + push[m, s]
+            mood = 0.10 * shared + 0.06 * slow_shared + heat * (0.12 * own[m] + 0.15 * slow_own[m]) + push[m, s]
             out[m, s] = min(0.97, max(-0.97, follow + mood))
 
 
@@ -282,5 +286,5 @@ def plan_day(profile: AssetProfile, keys: Keys, day: int, push: Push) -> Plan:
             keys.market[m], day, per_day, market.own_activity, activity, plan.burst, plan.prints[m]
         )
     links = np.array([market.link for market in profile.markets])
-    _lean(keys.flow, day, profile.sigma_bp, links, plan.bid, plan.prints, push.flow, plan.lean)
+    _lean(keys.flow, day, profile.sigma_bp, links, push.moody, plan.bid, plan.prints, push.flow, plan.lean)
     return plan

@@ -119,7 +119,7 @@ def instrument_of(profile: AssetProfile, market: MarketProfile) -> Instrument:
         section=market.section,
         base=profile.base,
         quote=quote,
-        settle=profile.base if inverse else ("" if market.kind is Kind.SPOT else quote),
+        settle=profile.base if inverse else quote,
         kind=market.kind,
         margin=market.margin,
         price_decimals=default_price_decimals(profile.price_usd),

@@ -18,11 +18,11 @@ from squeezecore.market import DAY_S
 from squeezecore.simulator.noise import key, uniform
 from squeezecore.trading import Direction
 
-SLOT_S = 9_600  # nine slots a day
-_CHANCE = 0.75  # that a slot holds an episode
-_SUCCEEDS = 0.75  # that an episode ends with the move its flows promise
-_MOVE_BP = 55.0  # mean size of that move, at one basis point of one-second volatility
-_IMBALANCE_S, _RESET_S, _MOVE_S = (900, 1_500), (500, 1_000), (1_200, 2_400)
+SLOT_S = 14_400  # six slots a day
+_CHANCE = 0.6  # that a slot holds an episode
+_SUCCEEDS = 0.8  # that an episode ends with the move its flows promise
+_MOVE_BP = 75.0  # mean size of that move, at one basis point of one-second volatility
+_IMBALANCE_S, _RESET_S, _MOVE_S, _AFTER_S = (900, 1_500), (500, 1_000), (1_200, 2_400), 900
 
 
 class Regime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +44,7 @@ class Push(NamedTuple):
     calm: NDArray[np.float64]  # [DAY_S], factor of volatility
     flow: NDArray[np.float64]  # [3, DAY_S], bias of side
     interest: NDArray[np.float64]  # [DAY_S], bias of opens over closes
+    moody: float  # factor of the markets' own moods
 
 
 def draw(seed: int, asset: str, day: int, sigma_bp: float) -> tuple[Regime, ...]:
@@ -58,7 +59,7 @@ def draw(seed: int, asset: str, day: int, sigma_bp: float) -> tuple[Regime, ...]
             int(low + part * (high - low))
             for part, (low, high) in zip(u[1:4], (_IMBALANCE_S, _RESET_S, _MOVE_S), strict=True)
         ]
-        start = day * DAY_S + slot * SLOT_S + int(u[4] * (SLOT_S - sum(lengths)))
+        start = day * DAY_S + slot * SLOT_S + int(u[4] * (SLOT_S - sum(lengths) - _AFTER_S))
         size = _MOVE_BP * sigma_bp * (0.6 + 0.8 * u[6])
         found.append(
             Regime(
@@ -74,14 +75,14 @@ def draw(seed: int, asset: str, day: int, sigma_bp: float) -> tuple[Regime, ...]
     return tuple(found)
 
 
-def push_of(episodes: tuple[Regime, ...], day: int) -> Push:
+def push_of(episodes: tuple[Regime, ...], day: int, moody: float) -> Push:
     """Lay the episodes of one day over its seconds."""
-    push = Push(np.zeros(DAY_S), np.ones(DAY_S), np.zeros((3, DAY_S)), np.zeros(DAY_S))
+    push = Push(np.zeros(DAY_S), np.ones(DAY_S), np.zeros((3, DAY_S)), np.zeros(DAY_S), moody)
     for episode in episodes:
         side = int(episode.direction)
         a, b, c, d = (t - day * DAY_S for t in (episode.start_s, episode.reset_s, episode.move_s, episode.end_s))
-        push.flow[0, a:b] += 0.22 * side
-        push.flow[1:, a:b] -= 0.22 * side
+        push.flow[0, a:b] += 0.52 * side
+        push.flow[1:, a:b] -= 0.52 * side
         push.drift[a:b] += side * 0.004e-4
         push.calm[a:b] *= 0.85
         push.interest[a:b] += 0.06
@@ -91,6 +92,7 @@ def push_of(episodes: tuple[Regime, ...], day: int) -> Push:
             push.flow[1:, c:d] += 0.10 * side
         else:
             push.flow[:, c:d] -= 0.08 * side
+        push.flow[:, d : d + _AFTER_S] -= 0.12 * side  # those who won take their profit
         push.interest[c:d] -= 0.05
         push.drift[c:d] += side * episode.move_bp * 1e-4 / (d - c)
     return push
