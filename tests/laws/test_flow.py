@@ -339,6 +339,17 @@ def test_ids_that_only_name_a_print_tell_doubles_and_no_holes():
     assert (state.doubled, bars.buy_trades.tolist(), bars.complete.tolist(), gaps) == (1, [2, 0, 2], [1, 1, 1], [])
 
 
+def test_read_only_columns_and_numpy_integers_give_the_same_bits():
+    block = trades((0, 100, 5, 1), (1, 101, 6, -1))
+    locked = Trades(*(column.copy() for column in block))
+    for column in locked:
+        column.flags.writeable = False
+    whole_state, whole, _ = scan_bars(P, bars_initial(), block, T0 + 3)
+    state, bars, _ = scan_bars(P, bars_initial(), locked, np.int64(T0 + 3), np.bool_(True))  # type: ignore[arg-type]
+    assert same(bars, whole)
+    assert fingerprint(state) == fingerprint(whole_state) != fingerprint(state._replace(late=1))
+
+
 def test_a_broken_clock_is_refused():
     with pytest.raises(UsageError, match="check the prints' times"):
         scan((trades((0, 100, 1, 1), (90 * 86_400, 100, 1, 1)), 91 * 86_400))
