@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from squeezecore.errors import UsageError
-from squeezeflow import show
+from squeezeflow import results, show
 from squeezeflow.main import Settings, app
 
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for machines.")]
@@ -52,14 +52,21 @@ def _store(context: typer.Context) -> Any:
 @app.command("import")
 def import_(
     context: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(help="Files or folders: archive CSV or zip, CSV or Parquet of trades, recorded frames.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Files or folders: archive CSV or zip, CSV or Parquet of trades, recorded frames."),
+    ],
     market: Annotated[str, typer.Option(help="spot, um or cm, where the path does not say it; never guessed.")] = "",
     columns: Annotated[
         str, typer.Option(help="For any other CSV or Parquet: time=ts,price=p,qty=q,side=s[,id=i] (ours = the file's).")
     ] = "",
     instrument: Annotated[str, typer.Option(help="With --columns: which instrument, binance:BTC-USDT-PERP.")] = "",
-    time_unit: Annotated[str, typer.Option(help="With --columns: s, ms, us or ns; read off the values when not given.")] = "",
-    replace: Annotated[bool, typer.Option("--replace", help="Replace days that hold the other kind of prints.")] = False,
+    time_unit: Annotated[
+        str, typer.Option(help="With --columns: s, ms, us or ns; read off the values when not given.")
+    ] = "",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace days that hold the other kind of prints.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Import recorded trades, funding and open interest; twice is once.
@@ -118,7 +125,9 @@ def simulate(
     assets: Annotated[str, typer.Option(help="Assets, comma-separated.")] = "BTC",
     days: Annotated[int, typer.Option(help="How many days.", min=1)] = 3,
     seed: Annotated[int, typer.Option(help="The same seed gives the same market, byte for byte.", min=0)] = 7,
-    world: Annotated[str, typer.Option(help="squeeze: somebody gets trapped now and then; noise: flows know nothing.")] = "squeeze",
+    world: Annotated[
+        str, typer.Option(help="squeeze: somebody gets trapped now and then; noise: flows know nothing.")
+    ] = "squeeze",
     start: Annotated[str, typer.Option(help="First day.")] = "2026-01-01",
     as_json: Json = False,
 ) -> None:
@@ -210,3 +219,137 @@ def assets_(
     with _store(context) as store:
         answer = operations.put_assets(store, file) if file else operations.assets(store)
     show.answer(answer, as_json, show.assets)
+
+
+# --- test the idea ---
+
+
+@app.command()
+def params(
+    out: Annotated[Path | None, typer.Option("--out", help="Write to this file instead of printing.")] = None,
+    changes: Annotated[list[str], typer.Option("--set", help="name=value, more than once.")] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Print every strategy parameter with its meaning, bounds and default, as a file that --params reads."""
+    from squeezecore import squeeze  # noqa: PLC0415
+
+    value = squeeze.params_from(settings_of(changes))
+    if as_json:
+        show.answer(value, True, lambda _value: None)
+    elif out:
+        out.write_text(squeeze.write_params(value))
+        show.out.print(f"{out}: hash {value.hash}")
+    else:
+        show.out.print(squeeze.write_params(value), markup=False, soft_wrap=True)
+
+
+def settings_of(changes: list[str]) -> dict[str, Any]:
+    """Read parameters given as `name=number`."""
+    return pairs_of(changes, "--set")
+
+
+@app.command()
+def backtest(
+    context: typer.Context,
+    assets: Annotated[list[str], typer.Argument(help="BTC ETH …; several share one portfolio.")],
+    first: Annotated[str, typer.Option("--from", help=FROM_DAY)],
+    last: Annotated[str, typer.Option("--to", help=TO_DAY)],
+    params_file: Annotated[
+        Path | None, typer.Option("--params", help="A parameters file, see squeezeflow params.")
+    ] = None,
+    changes: Annotated[
+        list[str], typer.Option("--set", help="entry_score=5, more than once; wins over --params.")
+    ] = [],  # noqa: B006
+    costs: Annotated[list[str], typer.Option("--cost", help="taker_fee_ppm=400, more than once.")] = [],  # noqa: B006
+    limits: Annotated[list[str], typer.Option("--limit", help="leverage_max=3, more than once.")] = [],  # noqa: B006
+    capital: Annotated[int, typer.Option(help="Start capital in USD.")] = 100_000,
+    shards: Annotated[
+        int, typer.Option(help="Pieces to cut the days into; the result is the same for any.", min=0)
+    ] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes.", show_default="one a core", min=0)] = 0,
+    warmup_hours: Annotated[
+        float, typer.Option(help="Rows before each piece; less than 28 h makes seams to repair.", min=0)
+    ] = 28,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for trades, decisions, equity (Parquet, CSV) and result.json.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Scan again even if this very run is finished.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the strategy over days of rows: exact, resumable (Ctrl-C and the same command again), beside buy-and-hold."""
+    from squeezecore.adapters import runner  # noqa: PLC0415
+
+    spec = runner.make_spec(
+        assets=[asset.upper() for asset in assets],
+        start=day(first, "--from"),
+        end=day(last, "--to"),
+        params_file=params_file,
+        changes=settings_of(changes),
+        costs=pairs_of(costs, "--cost"),
+        limits=pairs_of(limits, "--limit"),
+        capital_usd=capital,
+        warmup_s=round(warmup_hours * 3600),
+    )
+    settings: Settings = context.obj
+    request = runner.BacktestRequest(spec=spec, shards=shards, jobs=jobs, fresh=fresh, out=out)
+    with show.progress(as_json) as report:
+        answer = runner.backtest(settings.home, settings.clickhouse_url, request, report)
+    show.answer(answer, as_json, results.backtest)
+
+
+def pairs_of(changes: list[str], flag: str) -> dict[str, float | int | bool]:
+    """Read `name=number` settings."""
+    found: dict[str, float | int | bool] = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        try:
+            found[name.strip()] = _number(text if equals else "")
+        except ValueError:
+            raise UsageError(f"{flag} was {change!r}: write it as name=number") from None
+    return found
+
+
+def _number(text: str) -> float | int | bool:
+    if text.strip().lower() in ("true", "false"):
+        return text.strip().lower() == "true"
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+@app.command()
+def runs(context: typer.Context, as_json: Json = False) -> None:
+    """List the runs in the store, the newest first."""
+    from squeezecore.adapters import runner  # noqa: PLC0415
+
+    with _store(context) as store:
+        answer = runner.runs(store)
+    show.answer(answer, as_json, results.runs)
+
+
+@app.command()
+def explain(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(help="A run (its id, the beginning of it, or last), or an asset with --at.")],
+    trade: Annotated[int, typer.Argument(help="Which trade of the run, 1 is the first.")] = 0,
+    at: Annotated[str, typer.Option("--at", help="Explain this second of an asset: 2026-01-05T12:00:00.")] = "",
+    params_file: Annotated[Path | None, typer.Option("--params", help="With --at: a parameters file.")] = None,
+    changes: Annotated[list[str], typer.Option("--set", help="With --at: name=value, more than once.")] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Say why a trade was taken and left, or what any second looked like to the strategy: inputs, known-at, thresholds."""
+    from squeezecore.adapters import explaining, runner  # noqa: PLC0415
+
+    if bool(at) == bool(trade):
+        raise UsageError(
+            "name either a run and a trade (explain last 1), or an asset and a time (explain BTC --at TIME)"
+        )
+    with _store(context) as store:
+        if at:
+            values = runner.make_params(params_file, settings_of(changes))
+            show.answer(
+                explaining.explain_second(store, what.upper(), second(at, "--at"), values), as_json, results.second
+            )
+        else:
+            show.answer(explaining.explain_trade(store, what, trade), as_json, results.trade)

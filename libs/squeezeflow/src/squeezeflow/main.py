@@ -17,8 +17,10 @@ import typer
 from squeezecore.errors import SqueezeError
 
 HOME_HELP = "Where the store lives (environment: SQUEEZE_HOME)."
-EPILOG = "Times are UTC. A range of days names its last day; a range of seconds ends before its last. Exit codes: 0 done, \
+EPILOG = (
+    "Times are UTC. A range of days names its last day; a range of seconds ends before its last. Exit codes: 0 done, \
 2 wrong request, 42 a hole in the data, 43 a spec that can never run, 130 stopped by Ctrl-C (resumable)."
+)
 
 app = typer.Typer(
     name="squeezeflow",
@@ -53,7 +55,9 @@ def _settings(
     home: Annotated[Path | None, typer.Option(help=HOME_HELP, show_default="the user's data directory")] = None,
     clickhouse: Annotated[
         str | None,
-        typer.Option(help="An external ClickHouse, http://user:password@host:8123/database (environment: SQUEEZE_CLICKHOUSE)."),
+        typer.Option(
+            help="An external ClickHouse, http://user:password@host:8123/database (environment: SQUEEZE_CLICKHOUSE)."
+        ),
     ] = None,
 ) -> None:
     url = clickhouse or os.environ.get("SQUEEZE_CLICKHOUSE")  # noqa: TID251

@@ -160,7 +160,9 @@ def _gaps(gaps: Any) -> None:
     if not gaps:
         out.print("no gap is known")
         return
-    made = table(f"Gaps ({len(gaps)})", "instrument", "after", "before", "missing", "cause", "state", right=("missing",))
+    made = table(
+        f"Gaps ({len(gaps)})", "instrument", "after", "before", "missing", "cause", "state", right=("missing",)
+    )
     for gap in gaps[:20]:
         missing = f"{gap.missing:,}" if gap.missing else "unknown"
         made.add_row(gap.instrument, clock(gap.start_s), clock(gap.end_s), missing, gap.cause, gap.state)

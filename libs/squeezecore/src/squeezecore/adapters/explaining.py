@@ -13,7 +13,8 @@ import msgspec
 from squeezecore import squeeze
 from squeezecore.adapters import operations
 from squeezecore.adapters.assets import find_asset
-from squeezecore.adapters.store import BacktestRun, Store
+from squeezecore.adapters.store import Store
+from squeezecore.adapters.tables import BacktestRun
 from squeezecore.errors import DataHoleError, UsageError
 from squeezecore.market import WARMUP_S
 from squeezecore.report import Trade

@@ -22,7 +22,8 @@ from msgspec import Meta
 
 from squeezecore.adapters import embedded
 from squeezecore.adapters.assets import find_asset, load_assets
-from squeezecore.adapters.store import DayCoverage, Store
+from squeezecore.adapters.store import Store
+from squeezecore.adapters.tables import DayCoverage
 from squeezecore.errors import DataHoleError, SqueezeError, UsageError
 from squeezecore.market import BASIS_SCALE, CENTS, DAY_S, FUNDING_SCALE, PPM, Bars, Gap, Instrument, Rows
 from squeezecore.spec import AssetConfig, canonical, day_start_s, nearest

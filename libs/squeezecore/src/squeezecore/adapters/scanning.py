@@ -22,7 +22,8 @@ from typing import Any
 
 import msgspec
 
-from squeezecore.adapters.store import BacktestDay, Store
+from squeezecore.adapters.store import Store
+from squeezecore.adapters.tables import BacktestDay
 from squeezecore.backtest import DayScan, Item, scan_block, warmup_start_s
 from squeezecore.errors import SqueezeError
 from squeezecore.market import DAY_S

@@ -1,0 +1,196 @@
+"""How results and reasons look in a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from squeezecore.trading import USD_E8
+from squeezeflow.show import clock, out, pairs, table, usd
+
+BLOCK_WORDS = {
+    "score": "the score is below the entry's",
+    "direction": "there is no direction",
+    "warming": "less than 28 hours of rows, or a flow without any swing",
+    "quality": "a venue was incomplete within the last minute",
+    "signal": "neither a reset nor an armed divergence stands in this direction",
+    "cooldown": "the last exit was too short a time ago",
+    "both_flows_against": "both flows run against it",
+    "context_flip": "the context is on the other side",
+    "expected_move": "the expected move does not pay for the costs",
+    "structure": "price is beyond the structure's border already",
+    "size": "the limits leave less than one lot",
+    "risk": "a limit denies it",
+    "position": "a position or an order stands",
+}
+
+
+def backtest(report: Any) -> None:
+    """Show a run's summary beside buy-and-hold, and its receipt."""
+    s, spec = report.summary, report.spec
+    for warning in report.warnings:
+        out.print(f"note: {warning}", style="yellow")
+    capital = s.capital_usd_e8 / USD_E8
+    pairs(
+        f"Backtest of {', '.join(spec.assets)}, {spec.start} to {spec.end} ({s.days} days)"
+        + (", shown again (--fresh scans anew)" if report.cached else f", {report.seconds:.1f} s"),
+        [
+            ("return", f"{_percent(s.total_return)}   {usd((s.equity_usd_e8 - s.capital_usd_e8) / USD_E8, 2)} USD on {capital:,.0f}"),
+            ("buy and hold", ", ".join(f"{asset} {_percent(value)}" for asset, value in s.buy_and_hold.items())
+             + (f", equal parts {_percent(s.buy_and_hold_equal)}" if len(s.buy_and_hold) > 1 else "")),
+            ("max drawdown", f"{_percent(-s.drawdown_max)}   {s.drawdown_max_usd_e8 / USD_E8:,.2f} USD"),
+            ("paid", f"fees {_money(s.fees_usd_e8)}, slippage {_money(s.slippage_usd_e8)} (inside the prices), "
+             f"funding {_money(-s.funding_usd_e8)} USD"),
+            ("trades", f"{s.trades} ({s.trades_per_day:.1f} a day), won {_share(s.win_rate)}, long {_share(s.long_share)}, "
+             f"median hold {s.hold_s_median / 60:.0f} min"),
+            ("a trade", f"mean {s.pnl_mean_usd_e8 / USD_E8:+,.2f} USD, profit factor {s.profit_factor:.2f}"),
+            ("exposure", f"{_share(s.exposure)} of the time in a position"),
+            ("exits", _counts(s.exits)),
+            ("tiers", _counts(s.tiers)),
+            ("data", f"{s.seconds:,} seconds, {s.seconds_incomplete:,} incomplete, {s.holes} holes; seams repaired {s.seams_repaired}"),
+            ("decisions", f"{s.records:,} records with their reasons"),
+            ("receipt", f"run {report.run_id[:12]}  result {report.result_hash[:16]}  data {report.data_hash[:12]}  "
+             f"parameters {report.params_hash[:12]}  code {report.code_version[:12]}"),
+        ],
+    )  # fmt: skip
+    if report.out:
+        out.print(f"files: {report.out}/result.json, trades, decisions and equity as .parquet and .csv")
+    if s.trades:
+        out.print("next: squeezeflow explain last 1")
+
+
+def runs(lines: Any) -> None:
+    """List runs."""
+    made = table("Runs", "run", "state", "assets", "range", "parameters", "return", "trades", "result",
+                 right=("return", "trades"))  # fmt: skip
+    for line in lines:
+        made.add_row(
+            line.run_id[:12], line.state, ", ".join(line.assets), f"{line.start} to {line.end}",
+            ", ".join(f"{k}={v}" for k, v in line.params.items()) or "defaults",
+            "" if line.total_return is None else _percent(line.total_return),
+            "" if line.trades is None else str(line.trades), line.result_hash[:16],
+        )  # fmt: skip
+    out.print(made)
+
+
+def trade(report: Any) -> None:
+    """Tell one trade: what came of it, why it was taken, why it was left."""
+    t, price, qty = report.trade, 10**report.price_decimals, 10**report.qty_decimals
+    action = "bought (shorts trapped)" if t.direction == 1 else "sold (longs trapped)"
+    move = (t.exit_price / t.entry_price - 1) * int(t.direction)
+    pairs(
+        f"Trade {report.number} of {report.of} in run {report.run_id[:12]}: {t.instrument} {action}",
+        [
+            ("entry", f"{clock(t.entry_ts)} UTC at {t.entry_price / price:,.2f}, {t.qty / qty:g} {t.asset} "
+             f"= {t.entry_usd_e8 / USD_E8:,.2f} USD, tier {t.tier}"),
+            ("exit", f"{clock(t.exit_ts)} UTC at {t.exit_price / price:,.2f}, held {t.hold_s / 60:.1f} min, because {_words(t.reason)}"),
+            ("result", f"{usd(t.pnl_usd_e8 / USD_E8, 2)} USD (price {_percent(move)}; fees {_money(t.fees_usd_e8)}, "
+             f"slippage {_money(t.slippage_usd_e8)}, funding {_money(-t.funding_usd_e8)} USD paid)"),
+            ("structure", f"frozen at entry: {t.level / price:,.2f}" if t.level else "none"),
+        ],
+    )  # fmt: skip
+    second(report.entry, title="Why it was taken", side=int(t.direction))
+    if report.exit is None:
+        out.print(f"Why it was left: {_words(t.reason)}; the strategy decided nothing there")
+    else:
+        second(report.exit, title=f"Why it was left: {_words(t.reason)}", side=int(t.direction))
+    recorded = table(
+        "Records of both seconds", "second", "kind", "score", "phase", "reason", "order", "blocked by", right=("score",)
+    )
+    for decision in report.decisions:
+        recorded.add_row(
+            clock(decision.ts), decision.kind, f"{decision.score_milli / 1000:.3f}", decision.phase, decision.reason,
+            decision.order_id, ", ".join(decision.blocked_by),
+        )  # fmt: skip
+    out.print(recorded)
+
+
+def second(report: Any, title: str = "", side: int = 0) -> None:
+    """Show one second: score and parts, inputs by window with thresholds, what was known when, what blocks an entry."""
+    e, p = report.explanation, report.params
+    price = 10**report.price_decimals
+    row = e["row"]
+    out.print()
+    blocked = [BLOCK_WORDS.get(name, name) for name in e["blocked_by"]]
+    reset = e["reset"]
+    has_range = reset["reset_low"] or reset["reset_high"]
+    interest = e["open_interest"]
+    pairs(
+        f"{title or 'Second'}: {report.asset} at {clock(e['ts'])} UTC, decided at its close {row['close'] / price:,.2f}",
+        [
+            ("score", f"{e['score_milli'] / 1000:.3f} of 10, entry at {p.entry_score:g}; direction {e['direction']} "
+             f"(from {e['direction_from']}){'' if e['warm'] else '; WARMING'}"),
+            ("parts", _parts(e, side)),
+            ("phase", f"{reset['phase']} {reset['direction']}"
+             + (f", imbalance since {clock(reset['start_ts'])} led by {reset['led_by']}" if reset["phase"] != "IDLE" else "")
+             + (f", range {reset['reset_low'] / price:,.2f} to {reset['reset_high'] / price:,.2f}" if has_range else "")),
+            ("divergence", f"armed {e['divergence']['armed']}"
+             + (f", {'true' if e['divergence']['armed_true'] else 'relative'}, last held {clock(e['divergence']['held_last_ts'])}"
+                if e["divergence"]["armed"] != "NEUTRAL" else "")
+             + f"; needs a gap of {p.divergence_min:g} swings over 900 or 1800 s"),
+            ("context", f"{e['context']['value']:+.3f} ({e['context']['direction']} from {p.context_enter:g}); expected duration "
+             f"{e['context']['expected_duration']}"),
+            ("open interest", _interest(interest, p, report.qty_decimals, report.asset)),
+            ("entry", "nothing blocks it" if not blocked else "blocked: " + "; ".join(blocked)),
+        ],
+    )  # fmt: skip
+    made = table("Flow by window (million USD; z in today's swings)", "window", "spot", "perp", "z spot", "z perp", "gap",
+                 "gap / its swing", "return", "z return", right=("window", "spot", "perp", "z spot", "z perp", "gap",
+                 "gap / its swing", "return", "z return"))  # fmt: skip
+    for seconds, w in e["windows"].items():
+        made.add_row(
+            f"{int(seconds):,} s", f"{w['spot_delta_cents'] / 1e8:+.3f}", f"{w['perp_delta_cents'] / 1e8:+.3f}", f"{w['z_spot']:+.2f}",
+            f"{w['z_perp']:+.2f}", f"{w['gap']:+.2f}", f"{w['m']:.2f}", f"{w['return_nano'] / 1e7:+.3f} %", f"{w['z_return']:+.2f}",
+        )  # fmt: skip
+    out.print(made)
+
+
+def _parts(e: dict[str, Any], side: int) -> str:
+    parts = e["parts"]
+    direction = {"BULLISH": 1, "BEARISH": -1}.get(e["direction"], side)
+    mine = parts["short" if direction < 0 else "long"]
+    vote = {"confirms": "+1", "denies": "−1", "silent": "0"}[e["open_interest"]["vote"]]
+    return (
+        f"reset deceleration {mine['reset_deceleration']:.2f}/3.5 ({mine['tests']} tests), absorption "
+        f"{mine['absorption']:.2f}/2.5 ({len(mine['absorbing_candles'])} candles), failed breakdown {mine['failed_breakdown']:.2f}/2 "
+        f"({len(mine['attempts'])} attempts), bias {parts['directional_bias']:.2f}/2, open interest {vote}"
+    )
+
+
+def _interest(seen: dict[str, Any], p: Any, decimals: int, asset: str) -> str:
+    if not seen["known_at"]:
+        return "none is known"
+    state = "stale" if seen["stale_or_missing"] else seen["vote"]
+    return (
+        f"{seen['value'] / 10**decimals:,.0f} {asset}, known at {clock(seen['known_at'])} "
+        f"({seen['age_s']} s old, limit {seen['age_s_max']}); change over 1800 s {seen['z']:+.2f} swings, votes at ±{p.oi_vote:g}: {state}"
+    )
+
+
+def _words(reason: str) -> str:
+    return {
+        "structure": "price broke the structure",
+        "flow_reversal": "the flow since entry reversed",
+        "both_flows_against": "both flows ran against it",
+        "context_flip": "the context changed sides",
+        "time_stop": "its time was up",
+        "hard_risk": "a hard risk limit was reached",
+        "liquidation": "it was liquidated",
+        "data_hole": "rows are missing after it",
+        "end_of_run": "the run ended",
+    }.get(reason, reason)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:+.2f} %"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _money(value_e8: int) -> str:
+    return f"{value_e8 / USD_E8:,.2f}"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()) or "none"
