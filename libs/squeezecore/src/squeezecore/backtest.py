@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezecore import report, risk, squeeze, tape
-from squeezecore.engine import RANGE_S, Engine, Entry, Look, hard_risk, loss_floor_usd_e8, view_at
+from squeezecore.engine import RANGE_S, Engine, Entry, Look, SecondView, hard_risk, loss_floor_usd_e8, view_at
 from squeezecore.errors import UsageError
 from squeezecore.exchange import Exchange, FundingEvent, Market, Settled
 from squeezecore.ledger import Drawdown, deepen, divide_half_away, equity_path, notional_usd_e8
@@ -445,6 +445,10 @@ class _Lane:
         at = self.index(ts)
         return at < len(self.features.ts) and int(self.features.ts[at]) == ts
 
+    def covers(self, ts: int) -> bool:
+        """Tell whether the window of rows holds a second and the half hour before it."""
+        return self.rows_start_s <= ts + 1 - RANGE_S and ts < self.rows_end_s
+
     def unbroken(self, first: int, end_s: int) -> int:
         """Return the end of the contiguous seconds from index `first`, none at or after `end_s`."""
         seconds = self.features.ts
@@ -622,7 +626,8 @@ class Fold:
     def _look(self, lane: _Lane, first: int, end: int, *, held: bool) -> Look:
         features = lane.features
         if not held:
-            return self._engine.look(lane.asset, features, first, lane.index(end))
+            window = lane.rows if first < len(features.ts) and lane.covers(int(features.ts[first])) else None
+            return self._engine.look(lane.asset, features, first, lane.index(end), window)
         start_s = int(features.ts[first])
         stop = lane.unbroken(first, min(start_s + CHUNK_S, end))
         at = self._reach(lane, start_s, start_s + stop - first)
@@ -695,17 +700,18 @@ class Fold:
 
     def _step(self, ts: int) -> None:
         """Let one second happen: the exchange settles, the engine decides, the limits are asked, orders go out."""
-        exchange, touched = self._exchange, self._touched(ts)
-        market: dict[str, Market] = {}
-        if not exchange.idle:
-            market = self._settle(ts, touched)
-        equity = exchange.ledger.equity_usd_e8
+        exchange, ledger, touched = self._exchange, self._exchange.ledger, self._touched(ts)
+        market = {} if exchange.idle else self._settle(ts, touched)
+        equity = ledger.equity_usd_e8
         self._day.equity[ts - self._day.start_s] = equity
         self._marks = risk.advance(self._marks, ts, equity)
-        self._held_s += bool(exchange.ledger.positions)
-        if exchange.ledger.positions and hard_risk(self._book(ts, {}), self._spec.limits):
-            touched |= {a for a, lane in self._lanes.items() if exchange.ledger.qty_of(lane.instrument.id)}
-        views = {}
+        self._held_s += bool(ledger.positions)
+        views: dict[str, SecondView] = {}
+        closes: dict[str, int] = {}  # filled below: which assets are needed depends on the book
+        seen: dict[str, int] = {}
+        book = self._book(ts, equity, closes, seen)
+        if ledger.positions and hard_risk(book, self._spec.limits):
+            touched |= {position.asset for position in ledger.positions.values()}
         for asset in sorted(touched):
             lane = self._lanes[asset]
             if lane.has(ts):
@@ -714,7 +720,8 @@ class Fold:
                 views[asset] = view_at(lane.features, lane.cursor, lane.rows, at)
                 lane.cursor += 1
                 market.setdefault(lane.instrument.id, _market_at(lane.rows, at))
-        book = self._book(ts, market)
+        closes.update((name, second.close) for name, second in market.items())
+        seen.update(dict.fromkeys(market, ts))
         decided = self._engine.process(ts, views, book)
         self._day.decisions += decided.decisions
         for name in decided.cancels:
@@ -781,20 +788,20 @@ class Fold:
         self._day.fills += settled.fills
         self._day.updates += settled.updates
 
-    def _book(self, ts: int, market: Mapping[str, Market]) -> risk.Book:
-        """Freeze the account as it stands at the close of a second."""
+    def _book(self, ts: int, equity: int, closes: Mapping[str, int], seen: Mapping[str, int]) -> risk.Book:
+        """Show the account as it stands at the close of a second."""
         ledger = self._exchange.ledger
         while self._sent and self._sent[0] <= ts - 60:
             self._sent.popleft()
         return risk.Book(
             ts=ts,
-            equity_usd_e8=ledger.equity_usd_e8,
+            equity_usd_e8=equity,
             day_open_usd_e8=self._marks.day_open_usd_e8,
             week_open_usd_e8=self._marks.week_open_usd_e8,
             peak_usd_e8=self._marks.peak_usd_e8,
             instruments=self._by_id,
-            last_close={name: second.close for name, second in market.items()},
-            last_data_ts=dict.fromkeys(market, ts),
+            last_close=closes,
+            last_data_ts=seen,
             holdings=tuple(
                 risk.Holding(asset=p.asset, instrument=name, qty=p.qty) for name, p in sorted(ledger.positions.items())
             ),
@@ -820,7 +827,7 @@ class Fold:
     def _reach(self, lane: _Lane, start_s: int, end_s: int) -> int:
         """Have the rows [start_s, end_s), and the 1,799 before them, in the lane's window; return the index of the first."""
         before_s = start_s + 1 - RANGE_S
-        if before_s < lane.rows_start_s or end_s > lane.rows_end_s:
+        if not (lane.covers(start_s) and end_s <= lane.rows_end_s):
             last_s = max(end_s, min(start_s + CHUNK_S, self._day.start_s + DAY_S))
             lane.rows = self._read(lane.asset, before_s, last_s)
             lane.rows_start_s, lane.rows_end_s = before_s, last_s

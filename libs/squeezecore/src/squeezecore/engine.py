@@ -14,8 +14,8 @@ This module knows no fill, fee or venue; what became of its orders it reads from
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
-from math import floor
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from squeezecore import risk
 from squeezecore.exchange import round_trip_cost
-from squeezecore.market import Instrument, Rows, Side
+from squeezecore.market import Instrument, Rows, Side, empty
 from squeezecore.risk import Book, Pending
 from squeezecore.spec import Costs, Limits
 from squeezecore.squeeze import (
@@ -115,32 +115,40 @@ class SecondView(NamedTuple):
     deceleration: int  # parts of the score, thousandths
     absorption: int
     breakdown: int
-    close: int = 0  # price scale
-    spot_delta: int = 0  # USD cents
-    perp_delta: int = 0
-    range_low: int = 0  # lowest low and highest high of the last 1800 s, this one included
-    range_high: int = 0
+    close: int  # price scale
+    spot_delta: int  # USD cents
+    perp_delta: int
+    range_low: int  # lowest low and highest high of the last 1800 s, this one included
+    range_high: int
 
 
-def view_at(features: Features, index: int, rows: Rows | None = None, at: int = 0) -> SecondView:
-    """See second `index` of a block; `rows[at]` is its row, with the 1,799 before it where they exist.
+_NO_ROW = (0, 0, 0, 0, 0)
 
-    Without rows the view holds what a record needs, no price and no flow.
-    """
-    ts = int(features.ts[index])
-    swing = features.swings[np.searchsorted(features.swing_ts, ts, "right") - 1]
-    reset = features.reset[np.searchsorted(features.reset_ts, ts, "right") - 1]
-    parts = features.parts[np.searchsorted(features.part_ts, ts, "right") - 1]
-    seen = (
-        ts, int(features.score_milli[index]), int(features.flags[index]),
-        float(swing[0]), float(swing[1]), float(swing[2]), int(reset[0]), int(reset[1]), int(reset[2]),
-        int(parts[0]), int(parts[1]), int(parts[2]),
-    )  # fmt: skip
-    if rows is None:
-        return SecondView(*seen)
+
+def views_at(features: Features, indices: Ints) -> list[SecondView]:
+    """See some seconds of a block without their rows: what a record needs, no price and no flow."""
+    ts = features.ts[indices]
+    swings = features.swings[features.swing_ts.searchsorted(ts, "right") - 1]
+    reset = features.reset[features.reset_ts.searchsorted(ts, "right") - 1]
+    parts = features.parts[features.part_ts.searchsorted(ts, "right") - 1]
+    score, flags = features.score_milli[indices].tolist(), features.flags[indices].tolist()
+    blocks = zip(ts.tolist(), score, flags, swings.tolist(), reset.tolist(), parts.tolist(), strict=True)
+    return [
+        SecondView._make((t, points, bits, *swing, *border, *part, *_NO_ROW))
+        for t, points, bits, swing, border, part in blocks
+    ]
+
+
+def view_at(features: Features, index: int, rows: Rows, at: int) -> SecondView:
+    """See second `index` of a block; `rows[at]` is its row, with the 1,799 before it where they exist."""
+    ts = features.ts[index]
+    swing = features.swings[features.swing_ts.searchsorted(ts, "right") - 1].tolist()
+    reset = features.reset[features.reset_ts.searchsorted(ts, "right") - 1].tolist()
+    parts = features.parts[features.part_ts.searchsorted(ts, "right") - 1].tolist()
     first = max(0, at + 1 - RANGE_S)
     return SecondView(
-        *seen, int(rows.close[at]), int(rows.spot_delta[at]), int(rows.perp_delta[at]),
+        int(ts), int(features.score_milli[index]), int(features.flags[index]), *swing, *reset, *parts,
+        int(rows.close[at]), int(rows.spot_delta[at]), int(rows.perp_delta[at]),
         int(rows.low[first : at + 1].min()), int(rows.high[first : at + 1].max()),
     )  # fmt: skip
 
@@ -192,6 +200,8 @@ class Gates(NamedTuple):
     left_ts: int
     retry_ts: int
     cooldown_s: int
+    break_log: int  # the structure breaks this far beyond its level, 1e-9 log price
+    break_ranges: float  # the same as a multiple of the candles' mean range; 0 = break_log
     move_min: float  # the expected move must exceed it, log return
 
 
@@ -274,25 +284,58 @@ def exit_code(
     return X_NONE
 
 
+@_njit
+def level_of(side: int, flags: int, reset_low: int, reset_high: int, range_low: int, range_high: int) -> int:
+    """Return the structure's border on our side: of the reset's range where one of our direction stands, else 30 minutes'."""
+    ours = F_RESET_LONG if side > 0 else F_RESET_SHORT
+    if flags & ours and (flags >> PHASE_SHIFT) & 3 >= RESET_A and reset_low > 0:
+        return reset_low if side > 0 else reset_high
+    return range_low if side > 0 else range_high
+
+
+@_njit
+def stop_log_of(side: int, level: int, candle_range: int, g: Gates) -> int:
+    """Return the log price beyond which a structure is broken; one that none reaches where there is no level."""
+    if level <= 0:
+        return -side * NO_LEVEL
+    margin = g.break_log if g.break_ranges == 0.0 else math.floor(g.break_ranges * candle_range)
+    return log_nano(level) - side * margin
+
+
 # --- the same conditions over a block ---
 
 
 @_njit
 def _watch_flat(
-    ts: Ints, score_milli: Any, flags: Any, swing_ts: Ints, swings: Any, first: int, end: int, block: int, g: Gates,
+    ts: Ints, score_milli: Any, flags: Any, swing_ts: Ints, swings: Any, first: int, end: int,
+    reset_ts: Ints, reset: Any, row_ts: Ints, low: Ints, high: Ints, close: Ints, block: int, g: Gates,
     found: Ints, blocks: Ints,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """Run `gate` until a second passes it; return that index, the number of records and the last set of blocks."""
-    count = 0
+    """Run `gate` until a second passes it; return that index, the number of records and the last set of blocks.
+
+    Where the rows at hand reach, a passing second whose structure is broken already is blocked, not returned.
+    """
+    count, r = 0, 0
     k = np.searchsorted(swing_ts, ts[first], side="right") - 1
     for i in range(first, end):
         bits: Any = np.int64(flags[i])
+        score: Any = np.int64(score_milli[i])
         while k + 1 < len(swing_ts) and swing_ts[k + 1] <= ts[i]:
             k += 1
-        score: Any = np.int64(score_milli[i])
         now = gate(ts[i], score, bits, swings[k, 2], g)
         if now == 0:
-            return i, count, block
+            at = ts[i] - row_ts[0] if len(row_ts) else 0
+            if at >= len(row_ts) or at < 0 or row_ts[at] != ts[i]:
+                return i, count, block
+            side = 1 if bits & F_LONG else -1
+            while r + 1 < len(reset_ts) and reset_ts[r + 1] <= ts[i]:
+                r += 1
+            since = max(0, at + 1 - RANGE_S)
+            bottom, top = low[since : at + 1].min(), high[since : at + 1].max()
+            level = level_of(side, bits, reset[r, 0], reset[r, 1], bottom, top)
+            if side * (log_nano(close[at]) - stop_log_of(side, level, reset[r, 2], g)) >= 0:
+                return i, count, block
+            now = B_STRUCTURE
         changed = False
         if now > 0:
             shown = now | (DIRECTION if bits & F_SHORT else 0)
@@ -349,11 +392,12 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
         return types.Array(kind, dimensions, "C", readonly=True)
 
     features = (column(whole), column(types.int16), column(types.uint32), column(whole), column(types.float64, 2))
-    gates = types.NamedTuple((*(whole,) * 4, types.float64), Gates)
+    gates = types.NamedTuple((*(whole,) * 5, types.float64, types.float64), Gates)
     held = types.NamedTuple((*(whole,) * 6, types.float64), Held)
     out = (whole[::1], whole[::1])
     flat, hold = cast("Any", _watch_flat), cast("Any", _watch_held)
-    flat.compile((*features, *(whole,) * 3, gates, *out))
+    reset = (column(whole), column(whole, 2))
+    flat.compile((*features, whole, whole, *reset, *(column(whole),) * 4, whole, gates, *out))
     hold.compile((*features, whole, whole, *(column(whole),) * 3, *(whole,) * 3, held, *out))
     flat.disable_compile()
     hold.disable_compile()
@@ -361,6 +405,9 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 # --- the engine ---
+
+
+_NO_ROWS = empty(Rows)
 
 
 class Engine:
@@ -383,10 +430,14 @@ class Engine:
         self._assets = dict(sorted(assets.items()))
         self._limits = limits
         self._account = account
-        self._move_min = params.cost_multiple * round_trip_cost(costs)
         self._round_trip = round_trip_cost(costs)
         self._entry_milli = round(params.entry_score * 1000)
+        self._open_gates = Gates(
+            self._entry_milli, NEVER, NEVER, params.cooldown_s, round(params.structure_break * NANO),
+            float(params.structure_atr), float(params.cost_multiple * self._round_trip),
+        )  # fmt: skip
         self._states = {asset: AssetState() for asset in self._assets}
+        self._found, self._blocks = np.empty(0, np.int64), np.empty(0, np.int64)  # room for `look`
 
     # --- one second ---
 
@@ -547,19 +598,26 @@ class Engine:
     def look(self, asset: str, features: Features, first: int, end: int, rows: Rows | None = None, at: int = 0) -> Look:
         """Find, from second `first` of a block, the next one before `end` that needs `process`. Changes nothing.
 
-        For an asset with a position `rows[at]` must be the row of second `first` and rows must reach to `end`. The asset
+        For an asset with a position `rows[at]` must be the row of second `first` and rows must reach to `end`; for one
+        without, rows may hold any span (with the 1,799 before the first second looked at): it saves calls. The asset
         must have no open order, and the position must be the one that the last `process` saw.
         """
         state = self._states[asset]
         flat, hold = _compiled()
-        found, blocks = np.empty(end - first, np.int64), np.empty(end - first, np.int64)
+        if len(self._found) < end - first:
+            self._found, self._blocks = np.empty(end - first, np.int64), np.empty(end - first, np.int64)
+        found, blocks = self._found, self._blocks
         block, spot, perp = state.block, state.spot_cents, state.perp_cents
         columns = (features.ts, features.score_milli, features.flags, features.swing_ts, features.swings, first, end)
         unsettled = state.leaving != "" or (state.entry is not None and state.opened_ts == NEVER)
         if first >= end or unsettled:
             return Look(asset, features, first, first, first < end, found[:0], blocks[:0], block, spot, perp)
         if state.entry is None:
-            stop, count, block = flat(*columns, block, self._gates(state), found, blocks)
+            rows = rows or _NO_ROWS
+            stop, count, block = flat(
+                *columns, features.reset_ts, features.reset, rows.ts, rows.low, rows.high, rows.close,
+                block, self._gates(state), found, blocks,
+            )  # fmt: skip
         else:
             assert rows is not None, "a held asset is looked at with its rows"
             seconds = slice(at, at + end - first)
@@ -567,14 +625,15 @@ class Engine:
                 *columns, rows.close[seconds], rows.spot_delta[seconds], rows.perp_delta[seconds],
                 spot, perp, self._entry_milli, self._held(state), found, blocks,
             )  # fmt: skip
-        return Look(asset, features, first, stop, stop < end, found[:count], blocks[:count], block, spot, perp)
+        records = (found[:count].copy(), blocks[:count].copy())
+        return Look(asset, features, first, stop, stop < end, *records, block, spot, perp)
 
     def skip(self, look: Look) -> tuple[Decision, ...]:
         """Count and record what `look` found before its stop, as calling `process` for each of these seconds would."""
         state, features = self._states[look.asset], look.features
         decisions = []
-        for index, blocks in zip(look.records.tolist(), look.blocks.tolist(), strict=True):
-            view = view_at(features, index)
+        views = views_at(features, look.records)
+        for index, blocks, view in zip(look.records.tolist(), look.blocks.tolist(), views, strict=True):
             before = int(features.flags[index - 1]) if index > look.first else state.flags
             decisions.append(self._decision(look.asset, _kind(before, view), view, blocks))
         if look.stop > look.first:
@@ -603,7 +662,7 @@ class Engine:
         return view.score_milli >= self._entry_milli and view.flags & (F_LONG | F_SHORT) != 0
 
     def _gates(self, state: AssetState) -> Gates:
-        return Gates(self._entry_milli, state.left_ts, state.retry_ts, self._params.cooldown_s, self._move_min)
+        return self._open_gates._replace(left_ts=state.left_ts, retry_ts=state.retry_ts)
 
     def _held(self, state: AssetState) -> Held:
         p, entry = self._params, state.entry
@@ -623,11 +682,7 @@ class Engine:
     def _entry(self, view: SecondView, side: int, order: str, decided_ts: int) -> Entry:
         """Freeze the tier and the structure: the reset's range where one of our direction stands, else 30 minutes'."""
         p = self._params
-        ours = F_RESET_LONG if side > 0 else F_RESET_SHORT
-        reset = view.flags & ours and view.flags >> PHASE_SHIFT & 3 >= RESET_A and view.reset_low > 0
-        low, high = (view.reset_low, view.reset_high) if reset else (view.range_low, view.range_high)
-        level = low if side > 0 else high
-        margin = floor(p.structure_atr * view.candle_range) if p.structure_atr else round(p.structure_break * NANO)
+        level = level_of(side, view.flags, view.reset_low, view.reset_high, view.range_low, view.range_high)
         score = view.score_milli / 1000
         return Entry(
             order_id=order,
@@ -637,7 +692,7 @@ class Engine:
             score_milli=view.score_milli,
             close=view.close,
             level=level,
-            stop_log=log_nano(level) - side * margin if level > 0 else -side * NO_LEVEL,
+            stop_log=stop_log_of(side, level, view.candle_range, self._open_gates),
         )
 
     def _order(self, asset: str, ts: int, side: Side, qty: int, reason: str, *, reduce_only: bool = False) -> Order:
@@ -700,14 +755,14 @@ def hard_risk(book: Book, limits: Limits) -> str:
     equity = book.equity_usd_e8
     if equity <= loss_floor_usd_e8(book.day_open_usd_e8, limits):
         return f"daily loss beyond {limits.daily_loss_max:.2%}"
-    if equity <= floor(book.gross_usd_e8 * limits.liquidation_distance_min):
+    if equity <= math.floor(book.gross_usd_e8 * limits.liquidation_distance_min):
         return f"liquidation nearer than {limits.liquidation_distance_min:.2%}" if book.gross_usd_e8 else ""
     return ""
 
 
 def loss_floor_usd_e8(day_open_usd_e8: int, limits: Limits) -> int:
     """Return the equity at (and below) which the day's loss closes everything."""
-    return day_open_usd_e8 - floor(day_open_usd_e8 * limits.daily_loss_max)
+    return day_open_usd_e8 - math.floor(day_open_usd_e8 * limits.daily_loss_max)
 
 
 def _forget(state: AssetState) -> None:
