@@ -516,15 +516,20 @@ class Store:
             for row in table.to_pylist()
         ]
 
-    def insert_trades(self, run_id: str, trades: Sequence[Trade]) -> None:
-        """Store a run's trades, all of them, in order of entry."""
-        rows = [msgspec.structs.asdict(trade) | {"run_id": run_id, "number": n} for n, trade in enumerate(trades, 1)]
-        self._insert_dicts("backtest_trades", [row | {"direction": int(row["direction"])} for row in rows])
+    def insert_trades(self, run_id: str, trades: Sequence[Trade], first: int = 1) -> None:
+        """Store trades of a run in order of entry, numbered from `first`."""
+        columns = TABLES["backtest_trades"]
+        rows = []
+        for number, trade in enumerate(trades, first):
+            row = {name: getattr(trade, name) for name in columns if hasattr(trade, name)}
+            row |= {"run_id": run_id, "number": number, "direction": int(trade.direction)}
+            rows.append(row | {"exit_reason": trade.reason, "detail": canonical(trade).decode()})
+        self._insert_dicts("backtest_trades", rows)
 
     def trades(self, run_id: str) -> list[Trade]:
         """Return a run's trades in order of entry; the number a person calls one by is its place, from 1."""
-        rows = self.read_table("backtest_trades", run_id).drop_columns(["run_id", "number"]).to_pylist()
-        return msgspec.convert(rows, list[Trade])
+        details = self.read_table("backtest_trades", run_id)["detail"].to_pylist()
+        return [msgspec.json.decode(detail, type=Trade) for detail in details]
 
     def insert_equity(self, run_id: str, ts: NDArray[np.int64], equity_usd_e8: NDArray[np.int64]) -> None:
         """Store points of a run's equity, at most one a second."""
