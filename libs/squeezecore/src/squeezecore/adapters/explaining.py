@@ -87,26 +87,10 @@ def find_run(store: Store, name: str) -> BacktestRun:
     raise UsageError(f"run was {name!r}, {what}: known are {known}; squeezeflow runs lists all")
 
 
-def trades_of(store: Store, run_id: str) -> list[Trade]:
-    """Return a run's trades in order of entry."""
-    table = store.read_table("backtest_trades", run_id)
-    return [msgspec.json.decode(text, type=Trade) for text in table["detail"].to_pylist()]
-
-
-def decisions_of(store: Store, run_id: str, asset: str, ts: tuple[int, ...]) -> tuple[Decision, ...]:
-    """Return a run's records of one asset at the given seconds."""
-    table = store.query(
-        "SELECT record FROM decisions FINAL WHERE run_id = {run:String} AND asset = {asset:String} "
-        "AND ts IN {ts:Array(Int64)} ORDER BY ts, number",
-        {"run": run_id, "asset": asset, "ts": list(ts)},
-    )
-    return tuple(msgspec.json.decode(text, type=Decision) for text in table["record"].to_pylist())
-
-
 def explain_trade(store: Store, run_name: str, number: int) -> TradeReport:
     """Say why trade `number` (1 is the first) of a run was taken and left."""
     run = find_run(store, run_name)
-    trades = trades_of(store, run.run_id)
+    trades = store.trades(run.run_id)
     if not 1 <= number <= len(trades):
         hint = f"choose 1 to {len(trades)}" if trades else "this run made none"
         raise UsageError(f"trade was {number}, run {run.run_id[:12]} has {len(trades)}: {hint}")
@@ -121,7 +105,11 @@ def explain_trade(store: Store, run_name: str, number: int) -> TradeReport:
         trade=trade,
         price_decimals=entry.price_decimals,
         qty_decimals=entry.qty_decimals,
-        decisions=decisions_of(store, run.run_id, trade.asset, (trade.decided_ts, left or trade.exit_ts)),
+        decisions=tuple(
+            decision
+            for ts in (trade.decided_ts, left or trade.exit_ts)
+            for decision in store.decisions(run.run_id, trade.asset, ts, ts + 1)
+        ),
         entry=entry,
         exit=explain_second(store, trade.asset, left, params) if left else None,
     )

@@ -238,7 +238,7 @@ class _Run:
         self._shards = request.shards or max(self._jobs, len(spec.assets))
         self._scans: dict[tuple[str, dt.date], core.DayScan] = {}
         self._days = spec.days()
-        self._folded = 0
+        self._folded = self._trades = 0
 
     def fold(
         self, instruments: Mapping[str, Instrument], funding: Mapping[str, FundingSeries], version: str
@@ -311,12 +311,12 @@ class _Run:
         return len(repaired)
 
     def _store_day(self, day: core.DayResult) -> None:
-        _insert_day(self._store, self._run_id, self._numbered(day.trades), day)
-
-    def _numbered(self, trades: Sequence[Trade]) -> list[tuple[int, Trade]]:
-        first = getattr(self, "_count", 0) + 1
-        self._count = first + len(trades) - 1
-        return list(enumerate(trades, first))
+        if day.trades:
+            self._store.insert_trades(self._run_id, day.trades, self._trades + 1)
+            self._trades += len(day.trades)
+        self._store.insert_equity(self._run_id, day.equity_ts, day.equity_usd_e8)
+        if day.decisions:
+            self._store.insert_decisions(self._run_id, day.decisions)
 
 
 def _spans(days: Sequence[dt.date]) -> list[tuple[dt.date, dt.date]]:
@@ -349,73 +349,6 @@ class _Reader:
 
 
 # --- results, to the store and to files ---
-
-
-def _insert_day(store: Store, run_id: str, trades: Sequence[tuple[int, Trade]], day: core.DayResult) -> None:
-    if trades:
-        store.insert_table("backtest_trades", _trade_rows(run_id, trades))
-    if len(day.equity_ts):
-        store.insert_table(
-            "backtest_equity",
-            pa.table(
-                {"run_id": [run_id] * len(day.equity_ts), "ts": day.equity_ts, "equity_usd_e8": day.equity_usd_e8}
-            ),
-        )
-    if day.decisions:
-        store.insert_table("decisions", _decision_rows(run_id, day))
-
-
-def _trade_rows(run_id: str, trades: Sequence[tuple[int, Trade]]) -> pa.Table:
-    rows = []
-    for number, trade in trades:
-        rows.append(
-            {
-                "run_id": run_id,
-                "number": number,
-                "asset": trade.asset,
-                "instrument": trade.instrument,
-                "direction": int(trade.direction),
-                "entry_ts": trade.entry_ts,
-                "exit_ts": trade.exit_ts,
-                "entry_price": trade.entry_price,
-                "exit_price": trade.exit_price,
-                "qty": trade.qty,
-                "pnl_usd_e8": trade.pnl_usd_e8,
-                "fees_usd_e8": trade.fees_usd_e8,
-                "slippage_usd_e8": trade.slippage_usd_e8,
-                "funding_usd_e8": trade.funding_usd_e8,
-                "score_milli": trade.score_milli,
-                "exit_reason": trade.reason,
-                "entry_order_id": trade.entry_order_id,
-                "exit_order_id": trade.exit_order_id,
-                "detail": canonical(trade).decode(),
-            }
-        )
-    return pa.Table.from_pylist(rows)
-
-
-def _decision_rows(run_id: str, day: core.DayResult) -> pa.Table:
-    rows = []
-    place: dict[tuple[str, int], int] = {}
-    for decision in day.decisions:
-        key = (decision.asset, decision.ts)
-        place[key] = place.get(key, -1) + 1
-        rows.append(
-            {
-                "run_id": run_id,
-                "asset": decision.asset,
-                "ts": decision.ts,
-                "number": place[key],
-                "kind": decision.kind,
-                "direction": int(decision.direction),
-                "score_milli": decision.score_milli,
-                "phase": decision.phase,
-                "reason": decision.reason,
-                "order_id": decision.order_id,
-                "record": canonical(decision).decode(),
-            }
-        )
-    return pa.Table.from_pylist(rows)
 
 
 def _answer(
@@ -476,14 +409,11 @@ def _exported(
     if out is None:
         return answer
     answer = msgspec.structs.replace(answer, out=str(out))
-    trades = [
-        msgspec.json.decode(text, type=Trade)
-        for text in store.read_table("backtest_trades", answer.run_id)["detail"].to_pylist()
-    ]
-    equity = store.read_table("backtest_equity", answer.run_id)
+    trades = store.trades(answer.run_id)
+    ts, equity = store.equity(answer.run_id)
     tables = {
         "trades": trade_table(trades, instruments),
-        "equity": pa.table({"ts": equity["ts"], "equity_usd": equity["equity_usd_e8"].to_numpy() / USD_E8}),
+        "equity": pa.table({"ts": ts, "equity_usd": equity / USD_E8}),
         "decisions": store.read_table("decisions", answer.run_id).drop_columns(["run_id"]),
     }
     try:

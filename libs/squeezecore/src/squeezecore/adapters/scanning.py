@@ -31,6 +31,7 @@ from squeezecore.spec import BacktestSpec, day_start_s
 from squeezecore.squeeze import SqueezeParams
 
 POLL_S = 0.05
+FACTS = ("seconds", "incomplete", "holes", "first_open", "last_close", "hour_closes")  # what a day's row keeps as JSON
 Opener = Callable[[], contextlib.AbstractContextManager[Store]]
 
 
@@ -66,7 +67,8 @@ def keep(store: Store, run_id: str, scan: DayScan, seconds: float) -> None:
                 data_hash=scan.data_hash,
                 state_in=scan.state_in,
                 state_out=scan.state_out,
-                tape=msgspec.msgpack.encode(scan),
+                tape=scan.tape,
+                facts={name: getattr(scan, name) for name in FACTS},
                 timings={"scan_s": round(seconds, 6)},
             )
         ]
@@ -74,10 +76,15 @@ def keep(store: Store, run_id: str, scan: DayScan, seconds: float) -> None:
 
 
 def stored(store: Store, run_id: str, day: dt.date | None = None) -> list[DayScan]:
-    """Return the scanned days of a run, or of one of its days, as they were kept."""
+    """Return the scanned days of a run without their tapes, or those of one of its days with them."""
     first, last = (dt.date.min, dt.date.max) if day is None else (day, day)
-    days = store.backtest_days(run_id, None, first, last)
-    return [msgspec.msgpack.decode(each.tape, type=DayScan) for each in days if each.tape]
+    days = store.backtest_days(run_id, None, first, last, tapes=day is not None)
+    return [
+        msgspec.convert(
+            {name: getattr(each, name) for name in DayScan.__struct_fields__ if name not in FACTS} | each.facts, DayScan
+        )
+        for each in days
+    ]
 
 
 def light(scan: DayScan) -> DayScan:
