@@ -400,7 +400,8 @@ def test_trades_equity_and_decisions_of_a_run_come_back(store: Store) -> None:
     made = [decision(1, asset="ETH"), decision(5), decision(5, kind="exit"), decision(5, kind="block"), decision(4)]
     ts, value = START + np.arange(100), -(10**18) + np.arange(100)
     for _ in range(2):
-        store.insert_trades("r1", trades)
+        store.insert_trades("r1", trades[:2])
+        store.insert_trades("r1", trades[2:], 3)
         store.insert_equity("r1", ts, value)
         store.insert_decisions("r1", made)
     assert store.trades("r1") == trades

@@ -518,18 +518,15 @@ class Store:
 
     def insert_trades(self, run_id: str, trades: Sequence[Trade], first: int = 1) -> None:
         """Store trades of a run in order of entry, numbered from `first`."""
-        columns = TABLES["backtest_trades"]
-        rows = []
-        for number, trade in enumerate(trades, first):
-            row = {name: getattr(trade, name) for name in columns if hasattr(trade, name)}
-            row |= {"run_id": run_id, "number": number, "direction": int(trade.direction)}
-            rows.append(row | {"exit_reason": trade.reason, "detail": canonical(trade).decode()})
-        self._insert_dicts("backtest_trades", rows)
+        rows = [
+            msgspec.structs.asdict(trade) | {"run_id": run_id, "number": n} for n, trade in enumerate(trades, first)
+        ]
+        self._insert_dicts("backtest_trades", [row | {"direction": int(row["direction"])} for row in rows])
 
     def trades(self, run_id: str) -> list[Trade]:
         """Return a run's trades in order of entry; the number a person calls one by is its place, from 1."""
-        details = self.read_table("backtest_trades", run_id)["detail"].to_pylist()
-        return [msgspec.json.decode(detail, type=Trade) for detail in details]
+        rows = self.read_table("backtest_trades", run_id).drop_columns(["run_id", "number"]).to_pylist()
+        return msgspec.convert(rows, list[Trade])
 
     def insert_equity(self, run_id: str, ts: NDArray[np.int64], equity_usd_e8: NDArray[np.int64]) -> None:
         """Store points of a run's equity, at most one a second."""

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from squeezecore.market import Rows
+from squeezecore.report import Trade
 
 ROLLUPS = {"bars_1m": 60, "bars_5m": 300, "bars_1h": 3600}  # table → seconds a bar
 
@@ -66,11 +67,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         "timings",
         "error",
     ),
-    "backtest_trades": (
-        *("run_id", "number", "asset", "instrument", "direction", "entry_ts", "exit_ts", "entry_price", "exit_price"),
-        *("qty", "pnl_usd_e8", "fees_usd_e8", "slippage_usd_e8", "funding_usd_e8", "score_milli", "exit_reason"),
-        *("entry_order_id", "exit_order_id", "detail"),
-    ),
+    "backtest_trades": ("run_id", "number", *Trade.__struct_fields__),
     "backtest_equity": ("run_id", "ts", "equity_usd_e8"),
     "decisions": (
         *(

@@ -37,20 +37,24 @@ CREATE TABLE IF NOT EXISTS backtest_trades
     asset           LowCardinality(String),
     instrument      LowCardinality(String),
     direction       Int8, -- 1 bullish, -1 bearish
+    tier            UInt8,
+    score_milli     Int64, -- at the decision to enter
+    decided_ts      Int64, -- s
     entry_ts        Int64, -- s, first entry fill
     exit_ts         Int64, -- s, last exit fill
+    entry_order_id  String,
+    exit_order_id   String,
+    qty             Int64, -- qty scale
     entry_price     Int64, -- mean, price scale
     exit_price      Int64,
-    qty             Int64, -- qty scale
-    pnl_usd_e8      Int64, -- net of fees and funding
+    entry_usd_e8    Int64, -- notional of the entry fills
+    exit_usd_e8     Int64,
     fees_usd_e8     Int64, -- paid
     slippage_usd_e8 Int64, -- paid, already inside the prices
     funding_usd_e8  Int64, -- received; negative: paid
-    score_milli     Int64, -- at the decision to enter
-    exit_reason     LowCardinality(String),
-    entry_order_id  String,
-    exit_order_id   String,
-    detail          String -- the whole Trade as canonical JSON
+    pnl_usd_e8      Int64,
+    level           Int64, -- the structure's border frozen at entry, price scale; 0 = none
+    reason          LowCardinality(String) -- of the exit
 )
 ENGINE = ReplacingMergeTree ORDER BY (run_id, number);
 
