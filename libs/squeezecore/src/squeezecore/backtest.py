@@ -751,7 +751,8 @@ class Fold:
         for asset in sorted(involved):
             lane = self._lanes[asset]
             if lane.has(ts):
-                market[lane.instrument.id] = _market_at(lane.rows, self._reach(lane, ts, ts + 1))
+                at = self._reach(lane, ts, ts + 1)  # first: it may bring other rows
+                market[lane.instrument.id] = _market_at(lane.rows, at)
             else:
                 broken.append(lane)
         settled = exchange.settle(ts, market, self._funding_at(ts))
