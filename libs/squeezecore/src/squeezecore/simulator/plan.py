@@ -184,6 +184,7 @@ def _prints(
     stream: np.uint64,
     day: int,
     per_day: int,
+    gain: float,
     own_activity: float,
     activity: NDArray[np.float64],
     burst: NDArray[np.uint8],
@@ -202,7 +203,7 @@ def _prints(
         t = start + s
         slow += -slow / 60.0 + 0.1818 * normal(stream, 80_000_000_000_000 + t)
         weight = (
-            exp(activity[s] + own_activity * (0.90 * normal(stream, 81_000_000_000_000 + t) + 0.436 * slow))
+            exp(gain * activity[s] + own_activity * (0.90 * normal(stream, 81_000_000_000_000 + t) + 0.436 * slow))
             * _DAY_SHAPE[s // 3600]
         )
         if burst[s]:
@@ -276,14 +277,14 @@ def plan_day(profile: AssetProfile, keys: Keys, day: int, push: Push) -> Plan:
     _path(keys.common, keys.own, day, sigma, daily, push.drift, push.calm, x, activity, plan.burst)
     for m, market in enumerate(profile.markets):
         mean_bp = (0.0, profile.basis_bp, profile.basis_bp + 1.0)[m]
-        spread_bp = (0.38, 0.38, 0.50)[m]
+        spread_bp = (0.48, 0.48, 0.50)[m]
         _quotes(
             keys.market[m], day, profile.price_usd, float(market.tick), mean_bp, spread_bp, market.still * sigma, x,
             plan.bid[m],
         )  # fmt: skip
         per_day = round(market.fills_per_s * DAY_S)
         plan.first_id[m] = _prints(
-            keys.market[m], day, per_day, market.own_activity, activity, plan.burst, plan.prints[m]
+            keys.market[m], day, per_day, market.gain, market.own_activity, activity, plan.burst, plan.prints[m]
         )
     links = np.array([market.link for market in profile.markets])
     _lean(keys.flow, day, profile.sigma_bp, links, push.moody, plan.bid, plan.prints, push.flow, plan.lean)

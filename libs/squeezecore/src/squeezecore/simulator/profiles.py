@@ -35,6 +35,7 @@ class MarketProfile(NamedTuple):
     lot: str  # base; contracts for inverse markets
     contract_usd: int  # 0 unless inverse
     fills_per_s: float  # mean over the day
+    gain: float  # how strongly the asset's common activity moves the market's
     own_activity: float  # log standard deviation of the market's own activity, second by second
     size_median_usd: float  # of the lognormal body
     size_sigma: float  # its log standard deviation
@@ -70,16 +71,16 @@ def _asset(
     spot_atom = max(1, round(5.6 / price_usd / float(lots[0])))  # the least notional a venue takes, 5 to 6 USD
     perp_atom = max(1, round(120.0 / price_usd / float(lots[1])))
     spot = MarketProfile(
-        f"{base}-USDT", f"{base}USDT", "spot", Kind.SPOT, Margin.NONE, ticks[0], lots[0], 0, rates[0], 0.62,
-        sizes[0], 2.15, 55_000.0, ((spot_atom, 0.17), (spot_atom + 1, 0.05)), 0.40, 0.88,
+        f"{base}-USDT", f"{base}USDT", "spot", Kind.SPOT, Margin.NONE, ticks[0], lots[0], 0, rates[0], 1.0, 0.62,
+        sizes[0], 2.15, 55_000.0, ((spot_atom, 0.17), (spot_atom + 1, 0.05)), 0.50, 0.88,
     )  # fmt: skip
     perp = MarketProfile(
-        f"{base}-USDT-PERP", f"{base}USDT", "linear", Kind.PERP, Margin.LINEAR, ticks[1], lots[1], 0, rates[1], 0.62,
-        sizes[1], 1.90, 500_000.0, ((perp_atom, 0.21), (perp_atom + 1, 0.06)), 0.40, 0.88,
+        f"{base}-USDT-PERP", f"{base}USDT", "linear", Kind.PERP, Margin.LINEAR, ticks[1], lots[1], 0, rates[1], 1.0, 0.62,
+        sizes[1], 1.90, 500_000.0, ((perp_atom, 0.21), (perp_atom + 1, 0.06)), 0.50, 0.88,
     )  # fmt: skip
     coin = MarketProfile(
         f"{base}-USD-PERP", f"{base}USD_PERP", "inverse", Kind.PERP, Margin.INVERSE, ticks[2], "1", contract_usd,
-        rates[2], 1.60, 9.0 * contract_usd, 1.70, 130_000.0, ((1, 0.26), (2, 0.13)), 0.40, 0.96,
+        rates[2], 1.6, 1.20, 16.0 * contract_usd, 1.55, 130_000.0, ((1, 0.26), (2, 0.13)), 0.40, 0.96,
     )  # fmt: skip
     return AssetProfile(base, price_usd, sigma_bp, open_interest, -4.0, (spot, perp, coin))
 
@@ -87,16 +88,16 @@ def _asset(
 PROFILES: dict[str, AssetProfile] = {
     p.base: p
     for p in (
-        _asset("BTC", 61_800.0, 0.80, 94_500.0, ("0.01", "0.1", "0.1"), ("0.00001", "0.001"), (27.0, 60.0, 6.6),
+        _asset("BTC", 61_800.0, 0.80, 94_500.0, ("0.01", "0.1", "0.1"), ("0.00001", "0.001"), (26.0, 60.0, 6.6),
                (180.0, 1_350.0), 100),
         _asset("ETH", 2_640.0, 0.95, 1_900_000.0, ("0.01", "0.01", "0.01"), ("0.0001", "0.001"), (18.0, 40.0, 5.1),
-               (60.0, 750.0), 10),
+               (110.0, 400.0), 10),
         _asset("SOL", 148.0, 1.15, 9_000_000.0, ("0.01", "0.01", "0.01"), ("0.001", "0.01"), (10.0, 24.0, 2.5),
-               (60.0, 500.0), 10),
+               (90.0, 400.0), 10),
         _asset("XRP", 0.58, 1.15, 480_000_000.0, ("0.0001", "0.0001", "0.0001"), ("0.1", "0.1"), (7.0, 18.0, 1.5),
-               (60.0, 400.0), 10),
+               (80.0, 350.0), 10),
         _asset("DOGE", 0.105, 1.30, 1_600_000_000.0, ("0.00001", "0.00001", "0.00001"), ("1", "1"), (6.0, 14.0, 1.2),
-               (50.0, 300.0), 10),
+               (70.0, 300.0), 10),
     )
 }  # fmt: skip
 

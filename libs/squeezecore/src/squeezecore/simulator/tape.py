@@ -113,7 +113,7 @@ def _scan(
                 keep = np.float64((h >> _U20) & _LOW12) < 0.12 * 4096
                 if orders == 0 or not keep:
                     # Small orders are half deaf to what moves the large ones.
-                    pull = bias if left >= 3 else 0.55 * bias
+                    pull = bias if left >= 3 else 0.65 * bias
                     side = 1 if np.float64((h >> _U32) & _LOW16) < 32768.0 * (1.0 + pull) else -1
                 orders += 1
                 ms = (f * 1000 + int(h >> _U44) % 1000) // count
