@@ -251,7 +251,8 @@ class Head(NamedTuple):
 
 def peek(stream: Stream) -> tuple[Head, bytes]:
     """Read a CSV's first lines, and return them with the bytes that were read, byte-order mark removed."""
-    data = stream.data.read(LINE_BYTES_MAX)
+    with broken_as_corrupt(stream.name):
+        data = stream.data.read(LINE_BYTES_MAX)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise FileRefusedError(stream.name, 1, "it is UTF-16: save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
