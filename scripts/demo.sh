@@ -9,7 +9,7 @@ step() { printf '\n\033[1m── %s\033[0m\n' "$1"; }
 run() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }
 
 step "1  Real trades: five minutes of BTC on Binance spot, USD-M and COIN-M, 2024-08-08 (hftbacktest's recording, MIT)"
-run squeezeflow import tests/fixtures/binance/btc-2024-08-08
+run squeezeflow import tests/fixtures/binance/*.recvts_json.gz
 step "2  What spot and perp traders did, second by second"
 run squeezeflow flow BTC --from 2024-08-08T23:54:20 --to 2024-08-08T23:59:55
 step "3  What is in the store, and how whole it is"

@@ -208,3 +208,24 @@ def flow(report: Any, last: int) -> None:
         )  # fmt: skip
     if last:
         out.print(made)
+
+
+def imported(report: Any) -> None:
+    """Say what each file brought, what was put right, what was left out, and which rows were made."""
+    made = table("Imported", "file", "content", "instrument", "rows", "seconds", "first", "last", "ids missing", "repaired or set aside",
+                 right=("rows", "seconds", "ids missing"))  # fmt: skip
+    for file in report.files:
+        counts = [f"{name.replace('_', ' ')} {count:,}" for part in (file.repaired, file.set_aside) for name, count in part.items()]
+        again = ["already imported"] if file.already_imported else []
+        made.add_row(
+            file.file, file.content, file.instrument, f"{file.rows:,}", f"{file.seconds:,}",
+            clock(file.first_s) if file.first_s >= 0 else "", clock(file.last_s) if file.last_s >= 0 else "",
+            f"{file.ids_missing:,}", "; ".join([*again, *counts]),
+        )  # fmt: skip
+    out.print(made)
+    for note in dict.fromkeys(note for file in report.files for note in file.notes):
+        out.print(f"note: {note}")
+    for refusal in report.refused:
+        err.print(f"refused: {refusal.file}{f', line {refusal.line}' if refusal.line else ''}: {refusal.reason}")
+    for rows in report.rows:
+        out.print(f"{rows.asset}: {rows.written:,} of {rows.rows:,} rows new or changed, {clock(rows.start_s)} to {clock(rows.end_s)} UTC")
