@@ -9,6 +9,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -218,7 +219,7 @@ def imported(report: Any) -> None:
         counts = [f"{name.replace('_', ' ')} {count:,}" for part in (file.repaired, file.set_aside) for name, count in part.items()]
         again = ["already imported"] if file.already_imported else []
         made.add_row(
-            file.file, file.content, file.instrument, f"{file.rows:,}", f"{file.seconds:,}",
+            Path(file.file).name, file.content, file.instrument, f"{file.rows:,}", f"{file.seconds:,}",
             clock(file.first_s) if file.first_s >= 0 else "", clock(file.last_s) if file.last_s >= 0 else "",
             f"{file.ids_missing:,}", "; ".join([*again, *counts]),
         )  # fmt: skip
