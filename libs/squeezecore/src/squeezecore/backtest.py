@@ -221,14 +221,14 @@ def _day_scan(asset: str, day: dt.date, rows: Rows, features: Features, data: st
         tape=tape.pack(features),
         seconds=n,
         incomplete=int(np.count_nonzero(rows.quality_ppm < PPM)),
-        holes=_holes(rows.ts, start_s, start_s + DAY_S),
+        holes=holes_of(rows.ts, start_s, start_s + DAY_S),
         first_open=int(rows.open[0]) if n else 0,
         last_close=int(rows.close[-1]) if n else 0,
         hour_closes=tuple(closes),
     )
 
 
-def _holes(ts: Ints, start_s: int, end_s: int) -> tuple[tuple[int, int], ...]:
+def holes_of(ts: Ints, start_s: int, end_s: int) -> tuple[tuple[int, int], ...]:
     """Return the missing seconds of a span as [start, end) pairs."""
     if len(ts) == end_s - start_s:
         return ()
@@ -597,10 +597,14 @@ class Fold:
 
     def _next_event(self, now: int, end: int) -> tuple[int, bool]:
         """Return the next second in [now, end) that must be stepped (True), or up to which can be rested (False)."""
-        if self._every_second or self._exchange.open_orders():
-            return now, True
-        target, eventful = end, False
-        for lane in self._lanes.values():
+        ordering = {order.asset for order, _ in self._exchange.open_orders()}
+        if self._every_second:
+            there = not self._exchange.idle or any(lane.has(now) for lane in self._lanes.values())
+            return (now, True) if there else (now + 1, False)
+        target, eventful = (now, True) if ordering else (end, False)
+        for asset, lane in self._lanes.items():
+            if asset in ordering:
+                continue
             at, needed = self._next_of(lane, now, end)
             if at < target or (at == target and needed):
                 target, eventful = at, needed
