@@ -112,9 +112,9 @@ def download(
             asset,
             day(first, "--from"),
             day(last, "--to"),
-            dest=dest or settings.home / "archive",
+            dest or settings.home / "archive",
+            base_url=base_url or downloads.ARCHIVE,
             progress=report,
-            **({"base_url": base_url} if base_url else {}),
         )
     show.answer(answer, as_json, show.downloaded)
 

@@ -216,7 +216,11 @@ def imported(report: Any) -> None:
     made = table("Imported", "file", "content", "instrument", "rows", "seconds", "first", "last", "ids missing", "repaired or set aside",
                  right=("rows", "seconds", "ids missing"))  # fmt: skip
     for file in report.files:
-        counts = [f"{name.replace('_', ' ')} {count:,}" for part in (file.repaired, file.set_aside) for name, count in part.items()]
+        counts = [
+            f"{name.replace('_', ' ')} {count:,}"
+            for part in (file.repaired, file.set_aside)
+            for name, count in part.items()
+        ]
         again = ["already imported"] if file.already_imported else []
         made.add_row(
             Path(file.file).name, file.content, file.instrument, f"{file.rows:,}", f"{file.seconds:,}",
@@ -229,4 +233,20 @@ def imported(report: Any) -> None:
     for refusal in report.refused:
         err.print(f"refused: {refusal.file}{f', line {refusal.line}' if refusal.line else ''}: {refusal.reason}")
     for rows in report.rows:
-        out.print(f"{rows.asset}: {rows.written:,} of {rows.rows:,} rows new or changed, {clock(rows.start_s)} to {clock(rows.end_s)} UTC")
+        out.print(
+            f"{rows.asset}: {rows.written:,} of {rows.rows:,} rows new or changed, {clock(rows.start_s)} to {clock(rows.end_s)} UTC"
+        )
+
+
+def downloaded(report: Any) -> None:
+    """Say what was fetched, what the archive does not have, and what the import made of it."""
+    out.print(
+        f"{report.base_url} → {report.dest}: {report.planned} files planned, {report.fetched} fetched ({_bytes(report.bytes)}), "
+        f"{report.here} were here already"
+    )
+    if report.absent:
+        shown = ", ".join(report.absent[:5]) + (
+            f" and {len(report.absent) - 5} more (--json lists all)" if len(report.absent) > 5 else ""
+        )
+        out.print(f"note: the archive does not have {shown}", style="yellow")
+    imported(report.imported)
