@@ -58,7 +58,9 @@ def recorded(market: str) -> list[Print]:
     return [Print(t["t"], t["T"], t["p"], t["q"], t["m"]) for t in trades]
 
 
-def line(content: str, market: str, p: Print, *, micro: bool = False, flags: str = "true", exponents: bool = False) -> str:
+def line(
+    content: str, market: str, p: Print, *, micro: bool = False, flags: str = "true", exponents: bool = False
+) -> str:
     """Write a print as the archive does."""
     time = p.ms * 1000 if micro else p.ms
     flag = {"true": str(p.maker).lower(), "True": str(p.maker), "TRUE": str(p.maker).upper()}[flags]
@@ -116,7 +118,9 @@ def zipped(members: dict[str, bytes], stored: bool = False) -> bytes:
 
 def repacked(name: str, text: bytes) -> bytes:
     """Make a zip as a person's desktop would: a folder, another name inside, a resource fork beside it, not compressed."""
-    return zipped({"Archive/": b"", f"Archive/{name} copy.csv": text, f"__MACOSX/._{name}.csv": b"\0\5\x16\7"}, stored=True)
+    return zipped(
+        {"Archive/": b"", f"Archive/{name} copy.csv": text, f"__MACOSX/._{name}.csv": b"\0\5\x16\7"}, stored=True
+    )
 
 
 class Second(NamedTuple):

@@ -74,7 +74,7 @@ def check_same(store: Store, tmp_path: Path, rows: list[Print], *paths: Path) ->
         {"header": True}, {"bom": True}, {"bom": True, "header": True}, {"crlf": True}, {"crlf": True, "header": True},
         {"flags": "True"}, {"flags": "TRUE"}, {"exponents": True}, {"micro": True},
     ],
-    ids=lambda how: "+".join(how),
+    ids="+".join,
 )  # fmt: skip
 def test_the_form_of_the_text_changes_nothing(store: Store, tmp_path: Path, how: dict) -> None:
     rows = prints(400, T0, 60)
@@ -84,7 +84,9 @@ def test_the_form_of_the_text_changes_nothing(store: Store, tmp_path: Path, how:
 @pytest.mark.parametrize("packed", ["csv", "gz", "zip", "repacked"])
 def test_the_packing_changes_nothing(store: Store, tmp_path: Path, packed: str) -> None:
     rows = prints(400, T0, 60)
-    report = check_same(store, tmp_path, rows, publish(tmp_path, "um", "aggTrades", str(DAY), text(rows), packed=packed))
+    report = check_same(
+        store, tmp_path, rows, publish(tmp_path, "um", "aggTrades", str(DAY), text(rows), packed=packed)
+    )
     assert one(report).rows == 400
 
 
@@ -230,7 +232,9 @@ def test_a_day_that_ends_early_leaves_a_gap_and_no_invented_second(store: Store,
 
 def test_a_missing_day_is_a_gap_until_its_file_comes(store: Store, tmp_path: Path) -> None:
     days = [prints(300, T0 + n * 86_400, 86_400, first_id=1000 + 300 * n, seed=n) for n in range(3)]
-    files = [publish(tmp_path, "um", "aggTrades", f"2024-08-0{8 + n}", text(rows)) for n, rows in enumerate(days)]
+    files = [
+        publish(tmp_path, "um", "aggTrades", str(DAY + dt.timedelta(n)), text(rows)) for n, rows in enumerate(days)
+    ]
     load(store, files[0], files[2])
     gap = store.gaps(PERP)[0]
     assert (gap.state, gap.missing) == ("open", 300)
@@ -287,7 +291,11 @@ def test_daily_and_monthly_files_may_overlap(store: Store, tmp_path: Path, order
     whole = days[0] + days[1]
     daily = publish(tmp_path, "um", "aggTrades", str(DAY), text(days[0]))
     monthly = publish(tmp_path, "um", "aggTrades", "2024-08", text(whole))
-    batches = {"daily first": [[daily], [monthly]], "monthly first": [[monthly], [daily]], "together": [[monthly, daily]]}
+    batches = {
+        "daily first": [[daily], [monthly]],
+        "monthly first": [[monthly], [daily]],
+        "together": [[monthly, daily]],
+    }
     for batch in batches[order]:
         load(store, *batch)
     check_flow(store, whole)
@@ -393,7 +401,7 @@ def test_a_corrupt_zip_is_refused_and_the_other_files_are_imported(store: Store,
     data = bytearray(bad.read_bytes())
     data[len(data) // 2] ^= 0xFF
     bad.write_bytes(data)
-    with pytest.raises(ImportRefusedError, match="cannot be unpacked|no zip|Bad CRC|columns|number") as caught:
+    with pytest.raises(ImportRefusedError, match=r"unpacked|columns|number") as caught:
         load(store, bad, good)
     assert [file.file for file in caught.value.report.files] == [str(good)]
     check_flow(store, more)

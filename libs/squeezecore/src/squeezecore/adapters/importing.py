@@ -22,7 +22,7 @@ from squeezecore.adapters.archive import Content, FileRefusedError, Layout, Mark
 from squeezecore.adapters.filebars import Scanned, load_bars, scan_file
 from squeezecore.adapters.operations import Progress, Report, silent
 from squeezecore.adapters.operations import assets as assets_in_force
-from squeezecore.adapters.rebuilding import asset_span, assets_of, drop_rows_of_day, rebuild_rows, united
+from squeezecore.adapters.rebuilding import asset_span, assets_of, drop_rows_of_day, rebuild_rows, united, without
 from squeezecore.adapters.series import funding_of, open_interest_of
 from squeezecore.adapters.splicing import Span, gaps_between, pick, spans_of_bars, splice, subtract, unite
 from squeezecore.adapters.store import TS_MAX, ImportRecord, Store
@@ -610,7 +610,8 @@ class _Run:
         """Make the rows anew that know newly imported open interest or funding."""
         for asset, ranges in sorted(self._dirty_series.items()):
             low, high = asset_span(self._store, self._assets[asset])
-            for start_s, end_s in united((max(low, a), min(high, b)) for a, b in ranges):
+            done = [(rows.start_s, rows.end_s) for rows in self.rows if rows.asset == asset]
+            for start_s, end_s in without(((max(low, a), min(high, b)) for a, b in ranges), done):
                 self._rebuild(asset, start_s, end_s)
         self._dirty_series = {}
         self._store.put_imports(self._series_records)

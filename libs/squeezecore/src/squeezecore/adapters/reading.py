@@ -230,7 +230,7 @@ def _by_venue(instrument_id: str, price: Decimal | None) -> Instrument | None:
     pair = "".join(parts[:2])
     dated = f"_{parts[2]}" if len(parts) > 2 and parts[2] != "PERP" else ""
     missing_price = False
-    for section in rules.SECTIONS:
+    for section in reversed(list(rules.SECTIONS)):  # BTC-USD-PERP is the inverse BTCUSD_PERP before any linear BTCUSD
         for native in dict.fromkeys((pair + dated, f"{pair}_{parts[-1]}", f"1000{pair}{dated}")):
             try:
                 made = rules.instrument(section, native, price)

@@ -88,3 +88,16 @@ def united(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         elif end > start:
             out.append((start, end))
     return out
+
+
+def without(ranges: Iterable[tuple[int, int]], done: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Take ranges that are done out of others."""
+    left = united(ranges)
+    for a, b in done:
+        left = [
+            piece
+            for start, end in left
+            for piece in ((start, min(end, a)), (max(start, b), end))
+            if piece[0] < piece[1]
+        ]
+    return left

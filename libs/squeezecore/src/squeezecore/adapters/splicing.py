@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from squeezecore import flow
 from squeezecore.adapters.reading import Opened
 from squeezecore.adapters.repair import Findings, take
-from squeezecore.market import Bars, Gap, Trades, concat, empty
+from squeezecore.market import Bars, Gap, Trades, concat, cut, empty
 
 SECOND_NS = 1_000_000_000
 _CONTENT = [name for name in Bars._fields if name not in {"ts", "complete", "version"}]
@@ -105,13 +105,24 @@ def splice(older: Bars, newer: Bars, border: Trades, opened: Opened, findings: F
     """
     if not len(older.ts):
         return newer
-    newer = _settle(older, newer, border, opened, findings)
-    merged = flow.merge_bars(older, newer)
+    merged = _settle(older, newer, border, opened, findings)
+    for part in _around(older, merged):
+        merged = flow.merge_bars(part, merged)
     at = np.minimum(np.searchsorted(older.ts, merged.ts), len(older.ts) - 1)
     same = older.ts[at] == merged.ts
     for name in Bars._fields:
         same &= getattr(older, name)[at] == getattr(merged, name)
     return pick(merged, ~same)
+
+
+def _around(older: Bars, newer: Bars) -> list[Bars]:
+    """Cut stored bars where ids are missing and new bars may close the hole: there both sides end, and can be joined."""
+    with_ids = np.flatnonzero(older.first_id >= 0)
+    torn = np.flatnonzero(older.first_id[with_ids[1:]] > older.last_id[with_ids[:-1]] + 1)
+    left, right = with_ids[torn], with_ids[torn + 1]
+    touched = np.searchsorted(newer.ts, older.ts[left]) < np.searchsorted(newer.ts, older.ts[right], "right")
+    borders = [0, *(left[touched] + 1).tolist(), len(older.ts)]
+    return [cut(older, a, b) for a, b in pairwise(borders)]
 
 
 def pick(bars: Bars, index: NDArray[np.bool_] | NDArray[np.intp]) -> Bars:
