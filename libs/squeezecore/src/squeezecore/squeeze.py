@@ -179,8 +179,13 @@ def read_params(text: str, name: str = "parameters") -> SqueezeParams:
     return params_from(values)
 
 
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(SqueezeParams, include_extras=True)
+
+
 def _meta(field: str) -> Meta:
-    return cast("Meta", get_type_hints(SqueezeParams, include_extras=True)[field].__metadata__[0])
+    return cast("Meta", _hints()[field].__metadata__[0])
 
 
 def _bounds(meta: Meta) -> list[tuple[str, float]]:
@@ -190,7 +195,7 @@ def _bounds(meta: Meta) -> list[tuple[str, float]]:
 
 def _check_value(where: str, field: str, value: object) -> None:
     """Refuse a value of the wrong type or beyond its bounds, naming both."""
-    kind = get_type_hints(SqueezeParams)[field]
+    kind = _hints()[field].__origin__
     fits = isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
     if not fits:
         want = "a number" if kind is float else "a whole number"
