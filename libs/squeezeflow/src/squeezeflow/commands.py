@@ -103,6 +103,7 @@ def download(
 ) -> None:
     """Download an asset's public archive with checksums, resumable, then import it."""
     from squeezecore.adapters import download as downloads  # noqa: PLC0415
+    from squeezecore.venues.binance import ARCHIVE  # noqa: PLC0415
 
     settings: Settings = context.obj
     with _store(context) as store, show.progress(as_json) as report:
@@ -113,7 +114,7 @@ def download(
             day(first, "--from"),
             day(last, "--to"),
             dest or settings.home / "archive",
-            base_url=base_url or downloads.ARCHIVE,
+            base_url=base_url or ARCHIVE,
             progress=report,
         )
     show.answer(answer, as_json, show.downloaded)

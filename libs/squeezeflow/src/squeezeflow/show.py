@@ -53,7 +53,7 @@ def progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("starting", total=None, unit="")
+        task = bar.add_task("starting (a first run compiles its kernels, some 20 s)", total=None, unit="")
 
         def move(now: Any) -> None:
             bar.update(task, description=now.label, completed=now.done, total=now.total, unit=now.unit)
