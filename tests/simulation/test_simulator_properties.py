@@ -9,6 +9,7 @@ from statistics import median
 
 import numpy as np
 import pytest
+
 from laws.market_statistics import (
     Pair,
     Seconds,
@@ -23,7 +24,6 @@ from laws.market_statistics import (
     pair,
     returns_bp,
 )
-
 from squeezecore.market import Bars, Instrument
 from squeezecore.simulator import PROFILES, WorldSpec, instruments, simulate_day
 

@@ -79,13 +79,23 @@ def publish_open_interest(stream: np.uint64, day: int, truth: NDArray[np.int64])
     return OpenInterestSeries(event, known, value, np.full(polls, POLL_S, np.int64))
 
 
+@njit(cache=True)
+def _premium(stream: np.uint64, block: int) -> float:
+    """Return a funding interval's premium in its standard deviation; two thirds of it stay for the next one."""
+    value, keep = 0.0, 0.714
+    for back in range(12):
+        value += keep * normal(stream, 105_000_000_000_000 + block - back)
+        keep *= 0.7
+    return value
+
+
 def publish_funding(stream: np.uint64, day: int, interval_s: int = FUNDING_S) -> FundingSeries:
     """Return the day's settlements: the default rate while premium is small, else what the premium says."""
     event = np.arange(day * DAY_S, (day + 1) * DAY_S, interval_s, dtype=np.int64)
     rate = np.empty(event.size, np.int64)
     for n in range(event.size):
         block = int(event[n]) // interval_s
-        z = sum(0.7**back * normal(stream, 105_000_000_000_000 + block - back) for back in range(12)) * 0.714
+        z = _premium(stream, block)
         premium = 0.42e-4 + 0.45e-4 * z
         per_interval = min(_DEFAULT_RATE, premium) * interval_s / FUNDING_S
         rate[n] = round(per_interval * FUNDING_SCALE)

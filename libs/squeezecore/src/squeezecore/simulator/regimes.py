@@ -20,8 +20,8 @@ from squeezecore.trading import Direction
 
 SLOT_S = 14_400  # six slots a day
 _CHANCE = 0.6  # that a slot holds an episode
-_SUCCEEDS = 0.8  # that an episode ends with the move its flows promise
-_MOVE_BP = 75.0  # mean size of that move, at one basis point of one-second volatility
+_SUCCEEDS = 0.85  # that an episode ends with the move its flows promise
+_MOVE_BP = 100.0  # mean size of that move, at one basis point of one-second volatility
 _IMBALANCE_S, _RESET_S, _MOVE_S, _AFTER_S = (900, 1_500), (500, 1_000), (1_200, 2_400), 900
 
 
