@@ -140,12 +140,12 @@ def views_at(features: Features, indices: Ints) -> list[SecondView]:
 
 
 def view_at(features: Features, index: int, rows: Rows, at: int) -> SecondView:
-    """See second `index` of a block; `rows[at]` is its row, with the 1,799 before it where they exist."""
+    """See second `index` of a block; `rows[at]` is its row, with those of the 1,799 s before it where they exist."""
     ts = features.ts[index]
     swing = features.swings[features.swing_ts.searchsorted(ts, "right") - 1].tolist()
     reset = features.reset[features.reset_ts.searchsorted(ts, "right") - 1].tolist()
     parts = features.parts[features.part_ts.searchsorted(ts, "right") - 1].tolist()
-    first = max(0, at + 1 - RANGE_S)
+    first = int(rows.ts[: at + 1].searchsorted(ts + 1 - RANGE_S))
     return SecondView(
         int(ts), int(features.score_milli[index]), int(features.flags[index]), *swing, *reset, *parts,
         int(rows.close[at]), int(rows.spot_delta[at]), int(rows.perp_delta[at]),
