@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import itertools
 
 import msgspec
 import numpy as np
@@ -24,7 +25,7 @@ from squeezecore.simulator import (
     simulate_trades,
     wire_frames,
 )
-from squeezecore.simulator.facts import open_interest_truth
+from squeezecore.simulator.facts import open_interest_truth, publish_funding
 from squeezecore.simulator.noise import exp, key, normal, uniform
 from squeezecore.spec import Costs, day_start_s
 from squeezecore.squeeze import F_WARM, PHASE_SHIFT, SqueezeParams
@@ -141,7 +142,7 @@ def test_print_ids_run_on_over_midnight_without_a_hole():
 def test_prices_run_on_over_midnight():
     days = list(simulate_rows(WORLD, "BTC"))
     for one in instruments("BTC"):
-        for before, after in zip(days, days[1:], strict=False):
+        for before, after in itertools.pairwise(days):
             last, first = before.bars[one.id].close[-1], after.bars[one.id].open[0]
             assert abs(np.log(first / last)) < 30e-4
 
@@ -261,10 +262,8 @@ def test_open_interest_is_known_after_it_was_true():
 
 
 def test_funding_is_settled_at_its_interval_and_sometimes_at_the_default():
-    rates = np.concatenate([simulate_day(WorldSpec(start=DAY), "BTC", DAY).funding.rate for _ in range(1)])
-    assert rates.size == 3
-    from squeezecore.simulator.facts import publish_funding
-
+    paid = simulate_day(WORLD, "BTC", DAY).funding
+    assert paid.event_ts.tolist() == [day_start_s(DAY) + 28_800 * n for n in range(3)]
     many = np.concatenate([publish_funding(key("f"), day).rate for day in range(20_000, 20_400)]) / 1e10 * 1e4
     assert 0.25 < many.mean() < 0.55
     assert 0.05 < (many < 0).mean() < 0.25
