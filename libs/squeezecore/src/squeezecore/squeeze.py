@@ -268,6 +268,11 @@ PART_DECELERATION, PART_ABSORPTION, PART_BREAKDOWN = range(3)
 # traded instrument's prices for extremes, 1e-9 log prices ("nano-logs") for everything that is a distance. Rings are
 # indexed by absolute time, sums are integers or added in hour blocks in a fixed order, counters saturate: after 28 h of
 # rows the state is the same bits whatever second the rows began with.
+#
+# Where the definition's words leave a second open: a phase begun at t with a life of n seconds holds through t + n − 1; a
+# divergence last held at t is armed through t + n, a shake-out may come through t + n. A test's low lies within the lowest
+# quarter, borders included; one below the range is none. Before 28 h, with 240 samples, everything is computed and
+# F_WARM is missing; with fewer the asset is silent.
 
 WINDOWS = (300, 900, 1800, 3600, 14_400)  # s
 W300, W900, W1800, W3600, W14400 = range(5)
@@ -405,7 +410,6 @@ class _Numbers(NamedTuple):
     shakeout_return: float
     shakeout_within_s: float
     reset_expires_s: float
-    entry_score: float
     record_score: float
     absorption_wick: float
     absorption_volume: float
@@ -763,7 +767,6 @@ def _kernel(
     shakeout_s = int(p.shakeout_within_s)
     reset_s = int(p.reset_expires_s)
     record_milli = math.ceil(p.record_score * 1000.0 - 1e-6)
-    entry_milli = math.ceil(p.entry_score * 1000.0 - 1e-6)
     limits = np.empty(L_SIZE)
     _form_limits(p, swings, limits)
     sample = np.zeros(Q_SIZE)
@@ -1110,11 +1113,11 @@ def _kernel(
                 reset_out[n_resets, 2] = candle_range
                 n_resets += 1
 
-        # A record: with a score worth it, when direction, machine or what blocks an entry changed, or a candle closed.
+        # A record: with a score worth it, when direction, machine or what blocks it (the
+        # score itself aside, which crosses the entry score hundreds of times a day) changed, or a candle closed.
         blocked = bits & (F_SIGNAL | F_WARM | F_QUALITY)
         blocked |= bits & (F_BOTH_AGAINST_LONG | F_CONTEXT_AGAINST_LONG) if direction > 0 else 0
         blocked |= bits & (F_BOTH_AGAINST_SHORT | F_CONTEXT_AGAINST_SHORT) if direction < 0 else 0
-        blocked |= 1 if milli >= entry_milli else 0
         now = blocked | (direction + 1) << 24 | phase << 26 | (reset_side + 1) << 28
         if milli >= record_milli and (closed or now != shape):
             bits |= F_RECORD
