@@ -54,6 +54,7 @@ ReadRows = Callable[[str, int, int], Rows]  # (asset, start_s, end_s) → the ro
 HOUR_S = 3_600
 BLOCK_DAYS = 30  # days of a plan's item unless more shards are asked for
 CHUNK_S = 1_800  # rows asked for at once while a position is held
+PENDING_S = 60  # seconds looked at while an order is open
 CLUSTER_HOURS = 168  # hourly returns behind the correlation clusters
 CLUSTER_HOURS_MIN = 24
 
@@ -424,6 +425,8 @@ class _Lane:
         self.features: Features = squeeze.join([])
         self.cursor = 0  # first second that is not counted
         self.look: Look | None = None
+        self.look_end_s = 0  # first second it does not cover, where it found nothing
+        self.pending: tuple[Order, ...] = ()  # open orders when it was looked at
         self.rows: Rows = empty(Rows)  # a window of rows, and what was asked for to have it
         self.rows_start_s = self.rows_end_s = 0
 
@@ -444,6 +447,10 @@ class _Lane:
         """Tell whether the second's row exists."""
         at = self.index(ts)
         return at < len(self.features.ts) and int(self.features.ts[at]) == ts
+
+    def stops_at(self, ts: int) -> bool:
+        """Tell whether a second was found in which something happens."""
+        return self.look is not None and self.look.found and int(self.features.ts[self.look.stop]) == ts
 
     def covers(self, ts: int) -> bool:
         """Tell whether the window of rows holds a second and the half hour before it."""
@@ -592,19 +599,19 @@ class Fold:
                 self._step(now)
                 now += 1
             for lane in self._lanes.values():
-                if lane.look is not None and not lane.look.found and self._look_end_s(lane) <= now:
+                if lane.look is not None and not lane.look.found and lane.look_end_s <= now:
                     self._catch_up(lane, now)
 
     def _next_event(self, now: int, end: int) -> tuple[int, bool]:
         """Return the next second in [now, end) that must be stepped (True), or up to which can be rested (False)."""
-        ordering = {order.asset for order, _ in self._exchange.open_orders()}
         if self._every_second:
             there = not self._exchange.idle or any(lane.has(now) for lane in self._lanes.values())
             return (now, True) if there else (now + 1, False)
-        target, eventful = (now, True) if ordering else (end, False)
+        orders = self._exchange.open_orders()
+        target, eventful = (now, True) if orders else (end, False)
         for asset, lane in self._lanes.items():
-            if asset in ordering:
-                continue
+            if lane.look is None:
+                lane.pending = tuple(order for order, _ in orders if order.asset == asset)
             at, needed = self._next_of(lane, now, end)
             if at < target or (at == target and needed):
                 target, eventful = at, needed
@@ -616,47 +623,41 @@ class Fold:
 
     def _next_of(self, lane: _Lane, now: int, end: int) -> tuple[int, bool]:
         """Return the next second that one asset needs stepped, or up to which it was looked at."""
-        held = self._exchange.ledger.qty_of(lane.instrument.id) != 0
+        engaged = bool(lane.pending) or self._exchange.ledger.qty_of(lane.instrument.id) != 0
         if lane.look is None:
-            if held and not lane.has(now):
+            if engaged and not lane.has(now):
                 return now, True  # a hole begins
             lane.cursor = lane.index(now)
-            lane.look = self._look(lane, lane.cursor, end, held=held)
+            lane.look = self._look(lane, lane.cursor, end)
         if lane.look.found:
             return int(lane.features.ts[lane.look.stop]), True
-        at = self._look_end_s(lane)
-        return (at, not lane.has(at)) if held and at < end else (at, False)
+        return lane.look_end_s, engaged and lane.look_end_s < end and not lane.has(lane.look_end_s)
 
-    def _look(self, lane: _Lane, first: int, end: int, *, held: bool) -> Look:
+    def _look(self, lane: _Lane, first: int, end: int) -> Look:
+        """Look at an asset's seconds from index `first` to second `end`: all while it is flat, else as far as rows go."""
         features = lane.features
-        if not held:
+        lane.look_end_s = end
+        if not lane.pending and self._engine.entry_of(lane.asset) is None:
             window = lane.rows if first < len(features.ts) and lane.covers(int(features.ts[first])) else None
             return self._engine.look(lane.asset, features, first, lane.index(end), window)
         start_s = int(features.ts[first])
-        stop = lane.unbroken(first, min(start_s + CHUNK_S, end))
-        at = self._reach(lane, start_s, start_s + stop - first)
-        return self._engine.look(lane.asset, features, first, stop, lane.rows, at)
-
-    def _look_end_s(self, lane: _Lane) -> int:
-        """Return the first second that a look without a find did not cover."""
-        assert lane.look is not None
-        held = self._engine.entry_of(lane.asset) is not None
-        if not held:
-            return self._day.start_s + DAY_S
-        return int(lane.features.ts[lane.look.stop - 1]) + 1 if lane.look.stop > lane.look.first else self._day.start_s
+        stop = lane.unbroken(first, min(start_s + (PENDING_S if lane.pending else CHUNK_S), end))
+        lane.look_end_s = start_s + stop - first
+        at = self._reach(lane, start_s, lane.look_end_s)
+        return self._engine.look(lane.asset, features, first, stop, lane.rows, at, pending=lane.pending)
 
     def _catch_up(self, lane: _Lane, ts: int) -> None:
         """Let the engine count and record an asset's seconds before `ts`."""
         end = lane.index(ts)
         look, lane.look = lane.look, None
-        if lane.cursor < end:
-            if look is None or look.first != lane.cursor or look.stop != end:
-                look = self._look(lane, lane.cursor, ts, held=self._engine.entry_of(lane.asset) is not None)
-            assert look.stop == end, (
+        while lane.cursor < end:
+            if look is None or look.first != lane.cursor or look.stop > end:
+                look = self._look(lane, lane.cursor, ts)
+            assert not look.found or look.stop >= end, (
                 f"{lane.asset}: second {ts} was to be reached, something stands at index {look.stop}"
             )
             self._day.decisions += self._engine.skip(look)
-            lane.cursor = end
+            lane.cursor, look = look.stop, None
 
     def _rest(self, now: int, target: int) -> int:
         """Account for the quiet seconds [now, target); return the first one that is not quiet after all."""
@@ -704,28 +705,30 @@ class Fold:
 
     def _step(self, ts: int) -> None:
         """Let one second happen: the exchange settles, the engine decides, the limits are asked, orders go out."""
-        exchange, ledger, touched = self._exchange, self._exchange.ledger, self._touched(ts)
+        exchange, ledger = self._exchange, self._exchange.ledger
+        touched = (
+            set(self._lanes) if self._every_second else {a for a, lane in self._lanes.items() if lane.stops_at(ts)}
+        )
         market = {} if exchange.idle else self._settle(ts, touched)
         equity = ledger.equity_usd_e8
         self._day.equity[ts - self._day.start_s] = equity
         self._marks = risk.advance(self._marks, ts, equity)
-        self._held_s += bool(ledger.positions)
-        views: dict[str, SecondView] = {}
-        closes: dict[str, int] = {}  # filled below: which assets are needed depends on the book
-        seen: dict[str, int] = {}
-        book = self._book(ts, equity, closes, seen)
-        if ledger.positions and hard_risk(book, self._spec.limits):
+        gross = sum(abs(ledger.value_of(name)) for name in ledger.positions)
+        self._held_s += gross != 0
+        if gross and hard_risk(equity, self._marks.day_open_usd_e8, gross, self._spec.limits):
             touched |= {position.asset for position in ledger.positions.values()}
+        if not touched:
+            return
+        views: dict[str, SecondView] = {}
         for asset in sorted(touched):
             lane = self._lanes[asset]
+            self._catch_up(lane, ts)
             if lane.has(ts):
-                self._catch_up(lane, ts)
                 at = self._reach(lane, ts, ts + 1)
                 views[asset] = view_at(lane.features, lane.cursor, lane.rows, at)
                 lane.cursor += 1
                 market.setdefault(lane.instrument.id, _market_at(lane.rows, at))
-        closes.update((name, second.close) for name, second in market.items())
-        seen.update(dict.fromkeys(market, ts))
+        book = self._book(ts, equity, gross, market)
         decided = self._engine.process(ts, views, book)
         self._day.decisions += decided.decisions
         for name in decided.cancels:
@@ -733,43 +736,41 @@ class Fold:
         for order in decided.orders:
             book = self._send(order, book, ts)
 
-    def _touched(self, ts: int) -> set[str]:
-        """Return the assets in which something happens at a second, before its fills are known."""
-        if self._every_second:
-            return set(self._lanes)
-        open_orders = {order.asset for order, _ in self._exchange.open_orders()}
-        found = {
-            asset
-            for asset, lane in self._lanes.items()
-            if lane.look is not None and lane.look.found and int(lane.features.ts[lane.look.stop]) == ts
-        }
-        return open_orders | found
-
     def _settle(self, ts: int, touched: set[str]) -> dict[str, Market]:
-        """Let the exchange have the second of every asset with a position or an order; holes end both."""
+        """Let the exchange have the second of every asset with a position or an order; holes end both.
+
+        Adds to `touched` the assets whose orders or position began or ended: the engine must see those.
+        """
         exchange = self._exchange
-        involved = {order.asset for order, _ in exchange.open_orders()}
-        involved |= {position.asset for position in exchange.ledger.positions.values()}
+        before = self._standing()
         market: dict[str, Market] = {}
         broken = []
-        for asset in sorted(involved):
+        for asset in sorted(before):
             lane = self._lanes[asset]
             if lane.has(ts):
                 at = self._reach(lane, ts, ts + 1)  # first: it may bring other rows
                 market[lane.instrument.id] = _market_at(lane.rows, at)
             else:
                 broken.append(lane)
-        settled = exchange.settle(ts, market, self._funding_at(ts))
-        self._book_in(settled)
-        touched |= {fill.asset for fill in settled.fills}
+        self._book_in(exchange.settle(ts, market, self._funding_at(ts)))
         for lane in broken:
             self._catch_up(lane, ts)
-            price = self._close_before(lane)
-            settled = exchange.close_out(ts, lane.instrument.id, price, ExitReason.DATA_HOLE)
+            settled = exchange.close_out(ts, lane.instrument.id, self._close_before(lane), ExitReason.DATA_HOLE)
             self._book_in(settled)
             if settled.fills:
                 self._day.decisions.append(_forced(lane.asset, ts, ExitReason.DATA_HOLE, settled, self._params.hash))
+        after = self._standing()
+        touched |= {asset for asset, standing in before.items() if after.get(asset) != standing}
         return market
+
+    def _standing(self) -> dict[str, set[str]]:
+        """Return, for each asset with any, the ids of its open orders, and its instrument's when it has a position."""
+        standing: dict[str, set[str]] = {}
+        for order, _ in self._exchange.open_orders():
+            standing.setdefault(order.asset, set()).add(order.id)
+        for name, position in self._exchange.ledger.positions.items():
+            standing.setdefault(position.asset, set()).add(name)
+        return standing
 
     def _close_before(self, lane: _Lane) -> int:
         """Return the close of the last second that is counted."""
@@ -793,7 +794,7 @@ class Fold:
         self._day.fills += settled.fills
         self._day.updates += settled.updates
 
-    def _book(self, ts: int, equity: int, closes: Mapping[str, int], seen: Mapping[str, int]) -> risk.Book:
+    def _book(self, ts: int, equity: int, gross: int, market: Mapping[str, Market]) -> risk.Book:
         """Show the account as it stands at the close of a second."""
         ledger = self._exchange.ledger
         while self._sent and self._sent[0] <= ts - 60:
@@ -805,15 +806,15 @@ class Fold:
             week_open_usd_e8=self._marks.week_open_usd_e8,
             peak_usd_e8=self._marks.peak_usd_e8,
             instruments=self._by_id,
-            last_close=closes,
-            last_data_ts=seen,
+            last_close={name: second.close for name, second in market.items()},
+            last_data_ts=dict.fromkeys(market, ts),
             holdings=tuple(
                 risk.Holding(asset=p.asset, instrument=name, qty=p.qty) for name, p in sorted(ledger.positions.items())
             ),
             open_orders=tuple(risk.Pending(order, rest) for order, rest in self._exchange.open_orders()),
             orders_last_minute=len(self._sent),
             clusters=self._clusters,
-            gross_usd_e8=sum(abs(ledger.value_of(name)) for name in ledger.positions),
+            gross_usd_e8=gross,
         )
 
     def _send(self, order: Order, book: risk.Book, ts: int) -> risk.Book:

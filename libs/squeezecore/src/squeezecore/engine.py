@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -146,11 +146,12 @@ def view_at(features: Features, index: int, rows: Rows, at: int) -> SecondView:
     reset = features.reset[features.reset_ts.searchsorted(ts, "right") - 1].tolist()
     parts = features.parts[features.part_ts.searchsorted(ts, "right") - 1].tolist()
     first = int(rows.ts[: at + 1].searchsorted(ts + 1 - RANGE_S))
-    return SecondView(
-        int(ts), int(features.score_milli[index]), int(features.flags[index]), *swing, *reset, *parts,
+    row = (
         int(rows.close[at]), int(rows.spot_delta[at]), int(rows.perp_delta[at]),
         int(rows.low[first : at + 1].min()), int(rows.high[first : at + 1].max()),
     )  # fmt: skip
+    seen = (int(ts), int(features.score_milli[index]), int(features.flags[index]))
+    return SecondView._make((*seen, *swing, *reset, *parts, *row))
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -190,6 +191,7 @@ class Held(NamedTuple):
     fixed_log: int  # the fixed stop
     time_stop_ts: int
     min_hold_ts: int
+    watching: int  # 0: no exit is looked for, an order stands that must be filled or end first
     reversal: float  # in swings of 1800 s
 
 
@@ -372,7 +374,7 @@ def _watch_held(
         if ts[i] > h.opened_ts:
             now_spot += spot_delta[j]
             now_perp += perp_delta[j]
-        if exit_code(ts[i], bits, last_log, now_spot, now_perp, swings[k, 0], swings[k, 1], h):
+        if h.watching and exit_code(ts[i], bits, last_log, now_spot, now_perp, swings[k, 0], swings[k, 1], h):
             return i, count, spot, perp
         spot, perp = now_spot, now_perp
         if bits & F_RECORD:
@@ -393,7 +395,7 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     features = (column(whole), column(types.int16), column(types.uint32), column(whole), column(types.float64, 2))
     gates = types.NamedTuple((*(whole,) * 5, types.float64, types.float64), Gates)
-    held = types.NamedTuple((*(whole,) * 6, types.float64), Held)
+    held = types.NamedTuple((*(whole,) * 7, types.float64), Held)
     out = (whole[::1], whole[::1])
     flat, hold = cast("Any", _watch_flat), cast("Any", _watch_held)
     reset = (column(whole), column(whole, 2))
@@ -408,6 +410,7 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 _NO_ROWS = empty(Rows)
+_BUSY = Held(1, FOREVER, 0, 0, FOREVER, FOREVER, 0, 0.0)  # an order stands, nothing is held: only records
 
 
 class Engine:
@@ -450,7 +453,9 @@ class Engine:
         orders: list[Order] = []
         decisions: list[Decision] = []
         cancels: list[str] = []
-        hard = hard_risk(book, self._limits)
+        hard = hard_risk(book.equity_usd_e8, book.day_open_usd_e8, book.gross_usd_e8, self._limits)
+        if book.kill_switch:
+            hard = "kill switch"
         for asset, state in self._states.items():
             view = views.get(asset)
             qty, pending = self._settle(asset, state, view, second, book)
@@ -595,12 +600,23 @@ class Engine:
 
     # --- many seconds ---
 
-    def look(self, asset: str, features: Features, first: int, end: int, rows: Rows | None = None, at: int = 0) -> Look:
+    def look(
+        self,
+        asset: str,
+        features: Features,
+        first: int,
+        end: int,
+        rows: Rows | None = None,
+        at: int = 0,
+        *,
+        pending: Sequence[Order] = (),
+    ) -> Look:
         """Find, from second `first` of a block, the next one before `end` that needs `process`. Changes nothing.
 
-        For an asset with a position `rows[at]` must be the row of second `first` and rows must reach to `end`; for one
-        without, rows may hold any span (with the 1,799 before the first second looked at): it saves calls. The asset
-        must have no open order, and the position must be the one that the last `process` saw.
+        `pending` are the asset's open orders. With a position or an open order `rows[at]` must be the row of second `first`
+        and rows must reach to `end`; without, rows may hold any span (with the 1,799 before the first second looked at): it
+        saves calls. Neither the orders nor whether there is a position may differ from what the last `process` saw, its own
+        orders included.
         """
         state = self._states[asset]
         flat, hold = _compiled()
@@ -609,24 +625,29 @@ class Engine:
         found, blocks = self._found, self._blocks
         block, spot, perp = state.block, state.spot_cents, state.perp_cents
         columns = (features.ts, features.score_milli, features.flags, features.swing_ts, features.swings, first, end)
-        unsettled = state.leaving != "" or (state.entry is not None and state.opened_ts == NEVER)
-        if first >= end or unsettled:
+        if first >= end or self._is_unsettled(state, pending):
             return Look(asset, features, first, first, first < end, found[:0], blocks[:0], block, spot, perp)
-        if state.entry is None:
+        if state.entry is None and not pending:
             rows = rows or _NO_ROWS
             stop, count, block = flat(
                 *columns, features.reset_ts, features.reset, rows.ts, rows.low, rows.high, rows.close,
                 block, self._gates(state), found, blocks,
             )  # fmt: skip
         else:
-            assert rows is not None, "a held asset is looked at with its rows"
+            assert rows is not None, "an asset with a position or an order is looked at with its rows"
             seconds = slice(at, at + end - first)
             stop, count, spot, perp = hold(
                 *columns, rows.close[seconds], rows.spot_delta[seconds], rows.perp_delta[seconds],
-                spot, perp, self._entry_milli, self._held(state), found, blocks,
+                spot, perp, self._entry_milli, _BUSY if state.opened_ts == NEVER else self._held(state), found, blocks,
             )  # fmt: skip
         records = (found[:count].copy(), blocks[:count].copy())
         return Look(asset, features, first, stop, stop < end, *records, block, spot, perp)
+
+    def _is_unsettled(self, state: AssetState, pending: Sequence[Order]) -> bool:
+        """Tell whether the very next second must be processed: something was asked for and is neither open nor done."""
+        if state.leaving:
+            return not any(order.reduce_only for order in pending)
+        return state.entry is not None and state.opened_ts == NEVER and not pending
 
     def skip(self, look: Look) -> tuple[Decision, ...]:
         """Count and record what `look` found before its stop, as calling `process` for each of these seconds would."""
@@ -676,6 +697,7 @@ class Engine:
             fixed_log=log_nano(entry.close) - entry.side * fixed if fixed else -entry.side * NO_LEVEL,
             time_stop_ts=state.opened_ts + round(hours * 3600) if hours else FOREVER,
             min_hold_ts=state.opened_ts + p.reversal_min_hold_s,
+            watching=0 if state.leaving else 1,
             reversal=p.reversal_swing,
         )
 
@@ -748,15 +770,12 @@ class Engine:
 _DIRECTIONS = (Direction.NEUTRAL, Direction.BULLISH, Direction.BEARISH, Direction.NEUTRAL)  # by the two lowest flags
 
 
-def hard_risk(book: Book, limits: Limits) -> str:
-    """Say which hard limit closes every position now; empty when none does (exit 1 of section 7)."""
-    if book.kill_switch:
-        return "kill switch"
-    equity = book.equity_usd_e8
-    if equity <= loss_floor_usd_e8(book.day_open_usd_e8, limits):
+def hard_risk(equity_usd_e8: int, day_open_usd_e8: int, gross_usd_e8: int, limits: Limits) -> str:
+    """Say which limit of the account closes every position now; empty when none does (exit 1 of section 7)."""
+    if equity_usd_e8 <= loss_floor_usd_e8(day_open_usd_e8, limits):
         return f"daily loss beyond {limits.daily_loss_max:.2%}"
-    if equity <= math.floor(book.gross_usd_e8 * limits.liquidation_distance_min):
-        return f"liquidation nearer than {limits.liquidation_distance_min:.2%}" if book.gross_usd_e8 else ""
+    if gross_usd_e8 and equity_usd_e8 <= math.floor(gross_usd_e8 * limits.liquidation_distance_min):
+        return f"liquidation nearer than {limits.liquidation_distance_min:.2%}"
     return ""
 
 
