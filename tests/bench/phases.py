@@ -1,0 +1,87 @@
+"""What each phase of the scan costs: the kernel is compiled again without one of them, and runs the same day.
+
+A phase is found by its comment in the kernel's source. Leaving it out also quiets what depends on it, so the parts need not
+add up; what is left when all are out is the part that they share: windows, candles, swings, logarithms.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+from squeezecore import squeeze
+from squeezecore.market import Rows
+from squeezecore.squeeze import SqueezeParams, SqueezeState
+from tests.bench.measuring import Figure, plain, timed
+from tests.bench.stage import Stage
+
+RUNS = 7
+NAMES = {1: "phase 1, context", 2: "phase 2, divergence", 3: "phase 3, reset", 4: "phase 4, candle parts and score"}
+
+
+def figures(day: Rows, warm: SqueezeState, stage: Stage) -> list[Figure]:
+    """Time the scan of one warm day whole, without each phase, and without all of them."""
+    params = SqueezeParams()
+    whole = _time(params, warm, day, None)
+    lines = []
+    for left_out, name in [*(({n}, name) for n, name in NAMES.items()), (set(NAMES), "shared by all phases")]:
+        stage.tell(f"compiling the kernel: {name}")
+        seconds = _time(params, warm, day, without(left_out))
+        part = seconds if len(left_out) > 1 else whole - seconds
+        how = "what is left without phases 1-4" if len(left_out) > 1 else "time saved when it is left out"
+        share = f"{part / whole:.0%} of a scan of {whole * 1e3:.2f} ms; {how}; medians of {RUNS} runs of one warm day"
+        lines.append(plain(f"    {name}", part * 1e3, "ms/day/core", share))
+    return lines
+
+
+def without(phases: set[int]) -> Callable[..., Any]:
+    """Compile the kernel without some phases."""
+    function = squeeze._kernel.py_func  # type: ignore[attr-defined]
+    source = textwrap.dedent(inspect.getsource(function))
+    tree = ast.parse(source)
+    ready = next(
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "ready"
+    )
+    begins = {
+        int(found[1]): number
+        for number, line in enumerate(source.splitlines(), 1)
+        if (found := re.match(r"\s*# Phase (\d)", line))
+    }
+    if sorted(begins) != sorted(NAMES):
+        raise AssertionError(f"comments of phases in the kernel were {sorted(begins)}, expected are {sorted(NAMES)}")
+    kept = []
+    for node in ready.body:
+        phase = max((n for n, line in begins.items() if line < node.lineno), default=0)
+        if phase not in phases:
+            kept.append(node)
+        elif isinstance(node, ast.Assign) and [getattr(t, "id", "") for t in node.targets] == ["evaluated"]:
+            kept.append(node)
+    ready.body = kept or [ast.Pass()]
+    outer = tree.body[0]
+    assert isinstance(outer, ast.FunctionDef)
+    outer.decorator_list = []
+    names = dict(vars(squeeze))
+    exec(compile(ast.fix_missing_locations(tree), "<kernel without phases>", "exec"), names)  # noqa: S102 - our own source
+    return numba.njit(names["_kernel"])  # type: ignore[no-any-return]
+
+
+def _time(params: SqueezeParams, warm: SqueezeState, day: Rows, kernel: Callable[..., Any] | None) -> float:
+    compiled = squeeze._compiled
+    segments = compiled()[1]
+    states: list[SqueezeState] = []
+    if kernel is not None:
+        squeeze._compiled = lambda: (kernel, segments)  # type: ignore[assignment]
+    try:
+        return timed(
+            lambda: squeeze.scan(params, states.pop(), day), RUNS, before=lambda: states.append(warm.copy())
+        ).seconds
+    finally:
+        squeeze._compiled = compiled
