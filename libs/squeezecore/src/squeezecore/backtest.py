@@ -42,6 +42,7 @@ from squeezecore.trading import (
     ExitReason,
     Fill,
     Order,
+    OrderState,
     OrderUpdate,
     Parts,
 )
@@ -422,31 +423,40 @@ class _Lane:
         self.asset = asset
         self.instrument = instrument
         self.last_close = last_close  # of the day before; price scale, 0 = never seen
-        self.features: Features = squeeze.join([])
         self.cursor = 0  # first second that is not counted
         self.look: Look | None = None
         self.look_end_s = 0  # first second it does not cover, where it found nothing
         self.pending: tuple[Order, ...] = ()  # open orders when it was looked at
-        self.rows: Rows = empty(Rows)  # a window of rows, and what was asked for to have it
-        self.rows_start_s = self.rows_end_s = 0
+        self.take_rows(empty(Rows), 0, 0)  # a window of rows, and what was asked for to have it
+        self.begin(squeeze.join([]))
+
+    def take_rows(self, rows: Rows, start_s: int, end_s: int) -> None:
+        """Take a window of rows, all that exist in [start_s, end_s)."""
+        self.rows, self.rows_start_s, self.rows_end_s = rows, start_s, end_s
+        self.rows_first_s = int(rows.ts[0]) if len(rows.ts) else 0
+        self.rows_dense = len(rows.ts) > 0 and int(rows.ts[-1]) - self.rows_first_s == len(rows.ts) - 1
 
     def begin(self, features: Features) -> None:
         """Take the features of a new day."""
         self.features, self.cursor, self.look = features, 0, None
+        self.count = len(features.ts)
+        self.start_s = int(features.ts[0]) if self.count else 0
+        self.dense = self.count > 0 and int(features.ts[-1]) - self.start_s == self.count - 1
 
     def index(self, ts: int) -> int:
         """Return the index of the first second at or after `ts`."""
-        seconds = self.features.ts
-        n = len(seconds)
-        guess = ts - int(seconds[0]) if n else 0
-        if 0 <= guess < n and seconds[guess] == ts:
-            return guess
-        return int(np.searchsorted(seconds, ts))
+        at = ts - self.start_s
+        if self.dense and 0 <= at <= self.count:
+            return at
+        return int(self.features.ts.searchsorted(ts))
 
     def has(self, ts: int) -> bool:
         """Tell whether the second's row exists."""
-        at = self.index(ts)
-        return at < len(self.features.ts) and int(self.features.ts[at]) == ts
+        at = ts - self.start_s
+        if self.dense:
+            return 0 <= at < self.count
+        at = int(self.features.ts.searchsorted(ts))
+        return at < self.count and int(self.features.ts[at]) == ts
 
     def stops_at(self, ts: int) -> bool:
         """Tell whether a second was found in which something happens."""
@@ -612,6 +622,8 @@ class Fold:
         for asset, lane in self._lanes.items():
             if lane.look is None:
                 lane.pending = tuple(order for order, _ in orders if order.asset == asset)
+            elif orders:
+                continue  # this second is stepped anyhow
             at, needed = self._next_of(lane, now, end)
             if at < target or (at == target and needed):
                 target, eventful = at, needed
@@ -710,13 +722,15 @@ class Fold:
             set(self._lanes) if self._every_second else {a for a, lane in self._lanes.items() if lane.stops_at(ts)}
         )
         market = {} if exchange.idle else self._settle(ts, touched)
-        equity = ledger.equity_usd_e8
+        equity, gross = ledger.equity_usd_e8, 0
         self._day.equity[ts - self._day.start_s] = equity
-        self._marks = risk.advance(self._marks, ts, equity)
-        gross = sum(abs(ledger.value_of(name)) for name in ledger.positions)
-        self._held_s += gross != 0
-        if gross and hard_risk(equity, self._marks.day_open_usd_e8, gross, self._spec.limits):
-            touched |= {position.asset for position in ledger.positions.values()}
+        if equity > self._marks.peak_usd_e8 or ts == self._day.start_s:
+            self._marks = risk.advance(self._marks, ts, equity)
+        if ledger.positions:
+            self._held_s += 1
+            gross = sum(abs(ledger.value_of(name)) for name in ledger.positions)
+            if hard_risk(equity, self._marks.day_open_usd_e8, gross, self._spec.limits):
+                touched |= {position.asset for position in ledger.positions.values()}
         if not touched:
             return
         views: dict[str, SecondView] = {}
@@ -742,35 +756,32 @@ class Fold:
         Adds to `touched` the assets whose orders or position began or ended: the engine must see those.
         """
         exchange = self._exchange
-        before = self._standing()
+        orders = {order.id: order.asset for order, _ in exchange.open_orders()}
         market: dict[str, Market] = {}
         broken = []
-        for asset in sorted(before):
+        held = {position.asset for position in exchange.ledger.positions.values()}
+        for asset in sorted(held.union(orders.values())):
             lane = self._lanes[asset]
             if lane.has(ts):
                 at = self._reach(lane, ts, ts + 1)  # first: it may bring other rows
                 market[lane.instrument.id] = _market_at(lane.rows, at)
             else:
                 broken.append(lane)
-        self._book_in(exchange.settle(ts, market, self._funding_at(ts)))
+        settled = exchange.settle(ts, market, self._funding_at(ts))
+        touched |= self._book_in(settled)
+        touched |= {
+            orders[update.order_id]
+            for update in settled.updates
+            if update.state is not OrderState.PARTIAL and update.order_id in orders
+        }
         for lane in broken:
             self._catch_up(lane, ts)
             settled = exchange.close_out(ts, lane.instrument.id, self._close_before(lane), ExitReason.DATA_HOLE)
             self._book_in(settled)
+            touched.add(lane.asset)
             if settled.fills:
                 self._day.decisions.append(_forced(lane.asset, ts, ExitReason.DATA_HOLE, settled, self._params.hash))
-        after = self._standing()
-        touched |= {asset for asset, standing in before.items() if after.get(asset) != standing}
         return market
-
-    def _standing(self) -> dict[str, set[str]]:
-        """Return, for each asset with any, the ids of its open orders, and its instrument's when it has a position."""
-        standing: dict[str, set[str]] = {}
-        for order, _ in self._exchange.open_orders():
-            standing.setdefault(order.asset, set()).add(order.id)
-        for name, position in self._exchange.ledger.positions.items():
-            standing.setdefault(position.asset, set()).add(name)
-        return standing
 
     def _close_before(self, lane: _Lane) -> int:
         """Return the close of the last second that is counted."""
@@ -779,20 +790,24 @@ class Fold:
         at = self._reach(lane, int(lane.features.ts[lane.cursor - 1]), int(lane.features.ts[lane.cursor - 1]) + 1)
         return int(lane.rows.close[at])
 
-    def _book_in(self, settled: Settled) -> None:
-        """Count fills and funding into trades; ended ones go to the day."""
+    def _book_in(self, settled: Settled) -> set[str]:
+        """Count fills and funding into trades, ended ones go to the day; return whose position began or ended."""
+        changed = set()
         for payment in settled.payments:
             self._open[payment.instrument].funding += payment.received_usd_e8
         for fill in settled.fills:
             trade = self._open.get(fill.instrument)
             if trade is None:
                 trade = self._open[fill.instrument] = _Open(fill, self._engine.entry_of(fill.asset))
+                changed.add(fill.asset)
             trade.add(fill, self._by_id[fill.instrument])
             if trade.held == 0:
                 self._day.trades.append(trade.close(fill))
                 del self._open[fill.instrument]
+                changed.add(fill.asset)
         self._day.fills += settled.fills
         self._day.updates += settled.updates
+        return changed
 
     def _book(self, ts: int, equity: int, gross: int, market: Mapping[str, Market]) -> risk.Book:
         """Show the account as it stands at the close of a second."""
@@ -835,11 +850,12 @@ class Fold:
         before_s = start_s + 1 - RANGE_S
         if not (lane.covers(start_s) and end_s <= lane.rows_end_s):
             last_s = max(end_s, min(start_s + CHUNK_S, self._day.start_s + DAY_S))
-            lane.rows = self._read(lane.asset, before_s, last_s)
-            lane.rows_start_s, lane.rows_end_s = before_s, last_s
+            lane.take_rows(self._read(lane.asset, before_s, last_s), before_s, last_s)
         ts = lane.rows.ts
-        at = int(np.searchsorted(ts, start_s))
+        at = start_s - lane.rows_first_s if lane.rows_dense else int(ts.searchsorted(start_s))
         end = at + end_s - start_s
+        if lane.rows_dense and at >= 0 and end <= len(ts):
+            return at
         if end > len(ts) or int(ts[at]) != start_s or int(ts[end - 1]) != end_s - 1:
             raise UsageError(
                 f"rows of {lane.asset} for {start_s}..{end_s - 1} were not all there, the scan had seen them: "

@@ -653,7 +653,7 @@ class Engine:
         """Count and record what `look` found before its stop, as calling `process` for each of these seconds would."""
         state, features = self._states[look.asset], look.features
         decisions = []
-        views = views_at(features, look.records)
+        views = views_at(features, look.records) if len(look.records) else []
         for index, blocks, view in zip(look.records.tolist(), look.blocks.tolist(), views, strict=True):
             before = int(features.flags[index - 1]) if index > look.first else state.flags
             decisions.append(self._decision(look.asset, _kind(before, view), view, blocks))
