@@ -77,6 +77,7 @@ class _Scanner:
         self._tail: Trades = empty(Trades)
         self._ends: list[int] = []  # first id, last id, first second, last second
         self._last_ns = -1
+        self._start_s = -1  # of this recording
 
     def add(self, block: Trades) -> None:
         """Take prints that follow, by id, those taken before."""
@@ -96,6 +97,10 @@ class _Scanner:
                 self._finish()
             part = cut(block, start, end)
             watermark_s = int(latest[end - 1]) // SECOND_NS - LAG_S
+            if self._start_s < 0:
+                self._start_s = int(part.exchange_ns.min()) // SECOND_NS
+            if watermark_s <= self._start_s:
+                watermark_s = 0  # a promise before the first print would say that its second is whole
             self._state, bars, gaps = flow.scan_bars(self._params, self._state, part, watermark_s)
             self._keep(bars, gaps)
         self._last_ns = int(latest[-1])
@@ -123,7 +128,7 @@ class _Scanner:
             self._findings.set_aside["late"] += state.late
         if state.doubled:
             self._findings.repaired["doubled_rows"] += state.doubled
-        self._holes = []
+        self._holes, self._start_s = [], -1
         self._state = flow.bars_initial()
 
     def _keep(self, bars: Bars, gaps: list[Gap]) -> None:

@@ -413,7 +413,7 @@ class _Run:
         for day in scanned.days:
             new = load_bars(day.path)
             older = self._around(name, new, neighbours)
-            changed = splice(older, new, scanned.border, opened, findings)
+            changed = splice(older, new, holes, scanned.border, opened, findings)
             self._store.insert_bars(name, changed)
             seconds, written = seconds + len(new.ts), written + len(changed.ts)
             spans += subtract(spans_of_bars(older), holes) if opened.contiguous else []

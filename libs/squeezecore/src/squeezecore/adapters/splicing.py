@@ -97,15 +97,15 @@ def gaps_between(instrument: str, spans: list[Span], removed: Iterable[tuple[int
     return gaps
 
 
-def splice(older: Bars, newer: Bars, border: Trades, opened: Opened, findings: Findings) -> Bars:
+def splice(older: Bars, newer: Bars, holes: list[Gap], border: Trades, opened: Opened, findings: Findings) -> Bars:
     """Lay one instrument's new bars over stored ones; return the seconds that are new or have changed.
 
-    `border` holds the prints of the new file's first and last second, for a second that both have in part. What the ids
-    cannot settle stays as it is stored, and is counted.
+    `holes` are the stored ones' open gaps, `border` the prints of the new file's first and last second: together they
+    settle a second that both have in part. What the ids cannot settle stays as it is stored, and is counted.
     """
     if not len(older.ts):
         return newer
-    merged = _settle(older, newer, border, opened, findings)
+    merged = _settle(older, newer, holes, border, opened, findings)
     for part in _around(older, merged):
         merged = flow.merge_bars(part, merged)
     at = np.minimum(np.searchsorted(older.ts, merged.ts), len(older.ts) - 1)
@@ -131,7 +131,7 @@ def pick(bars: Bars, index: NDArray[np.bool_] | NDArray[np.intp]) -> Bars:
     return Bars(*columns)
 
 
-def _settle(older: Bars, newer: Bars, border: Trades, opened: Opened, findings: Findings) -> Bars:
+def _settle(older: Bars, newer: Bars, holes: list[Gap], border: Trades, opened: Opened, findings: Findings) -> Bars:
     """Take out of the new bars what `merge_bars` could not lay over the stored ones safely."""
     _, i, j = np.intersect1d(older.ts, newer.ts, assume_unique=True, return_indices=True)
     if not len(i):
@@ -147,43 +147,64 @@ def _settle(older: Bars, newer: Bars, border: Trades, opened: Opened, findings: 
     a_covers = ids & (a.first_id <= b.first_id) & (a.last_id >= b.last_id)
     b_covers = ids & (b.first_id <= a.first_id) & (b.last_id >= a.last_id)
     apart = ids & ((a.last_id < b.first_id) | (b.last_id < a.first_id))
-    partly = ids & ~a_covers & ~b_covers & ~apart
+    torn = ids & (a.complete == 0) & ~apart & ~b_covers & np.isin(b.ts, border.exchange_ns // SECOND_NS)
+    partly = ids & ~a_covers & ~b_covers & ~apart & ~torn
     both_whole = (a.complete == 1) & (b.complete == 1)
     contradicts = (
         (b_covers & ~a_covers & (a.complete == 1))
         | (apart & (a.complete == 1))
         | (a_covers & b_covers & ~equal & both_whole)
         | (a_empty & ~b_empty & (a.complete == 1))
+        | partly
     )
     stays = (blind & ~equal) | contradicts
-    findings.repaired["prints_stored_before"] += int(b_prints[(a_covers & ~contradicts) | (blind & equal)].sum())
-    if stays.any():
-        findings.set_aside["prints_in_seconds_stored_otherwise"] += int(b_prints[stays].sum())
-    drop = stays | (blind & equal) | (partly & (a.complete == 1))
-    extra: list[Bars] = []
-    for k in np.flatnonzero(partly & ~drop):
-        drop[k] = True
-        extra += _rest_of_second(pick(a, np.array([k])), pick(b, np.array([k])), border, opened, findings)
+    known = (a_covers & ~contradicts & ~torn) | (blind & equal)
+    findings.repaired["prints_stored_before"] += int(b_prints[known].sum())
+    findings.set_aside["prints_in_seconds_stored_otherwise"] += int(b_prints[stays].sum())
     kept = np.ones(len(newer.ts), np.bool_)
-    kept[j[drop]] = False
-    parts = [pick(newer, kept), *extra]
-    joined = concat(parts) if len(parts) > 1 else parts[0]
+    kept[j[stays | (blind & equal) | torn]] = False
+    sums = [
+        _add_rest(pick(a, np.array([k])), int(b_prints[k]), holes, border, opened, findings)
+        for k in np.flatnonzero(torn)
+    ]
+    joined = concat([pick(newer, kept), *sums])
     return pick(joined, np.argsort(joined.ts, kind="stable"))
 
 
-def _rest_of_second(a: Bars, b: Bars, border: Trades, opened: Opened, findings: Findings) -> list[Bars]:
-    """Make a bar of those prints of a second that the stored part of it lacks; its ids then lie on one side of it."""
-    inside = (border.id >= a.first_id[0]) & (border.id <= a.last_id[0])
-    mine = border.exchange_ns // SECOND_NS == a.ts[0]
-    rest = take(border, mine & ~inside)
-    sides = {bool(number > a.last_id[0]) for number in rest.id}
-    stored_whole = int(a.buy_trades[0] + a.sell_trades[0]) == int(a.last_id[0] - a.first_id[0]) + 1
-    if not len(rest.id) or len(sides) > 1 or not stored_whole:
-        prints = int(b.buy_trades[0] + b.sell_trades[0])
-        findings.set_aside["prints_in_seconds_stored_otherwise"] += prints
-        return []
-    findings.repaired["prints_stored_before"] += int((mine & inside).sum())
+def _add_rest(a: Bars, prints: int, holes: list[Gap], border: Trades, opened: Opened, findings: Findings) -> Bars:
+    """Add to a stored second, of which both sides have a part, those prints that it lacks: by id, each once.
+
+    It lacks what lies outside of its ids or inside a known hole; that is certain only if it holds all the others.
+    """
+    first, last = int(a.first_id[0]), int(a.last_id[0])
+    mine = take(border, border.exchange_ns // SECOND_NS == a.ts[0])
+    inside = (mine.id >= first) & (mine.id <= last)
+    missing, lacks = 0, ~inside
+    for gap in holes:
+        if gap.state == "open" and gap.first_id >= first and gap.last_id <= last:
+            missing += gap.last_id - gap.first_id + 1
+            lacks |= (mine.id >= gap.first_id) & (mine.id <= gap.last_id)
+    if int(a.buy_trades[0] + a.sell_trades[0]) != last - first + 1 - missing:
+        whole = int(a.buy_trades[0] + a.sell_trades[0]) == last - first + 1  # the holes were filled, not yet called so
+        if not (whole and inside.all()):
+            findings.set_aside["prints_in_seconds_stored_otherwise"] += prints
+        return empty(Bars)
+    findings.repaired["prints_stored_before"] += int((~lacks & inside).sum())
+    rest = take(mine, lacks)
+    if not len(rest.id):
+        return empty(Bars)
     params = flow.bar_params(opened.instrument, opened.id_kind, opened.contiguous)
     state, _, _ = flow.scan_bars(params, flow.bars_initial(), rest, 0)
-    _, bars, _ = flow.finish_bars(params, state)
-    return [bars] if len(bars.ts) else [empty(Bars)]
+    _, r, _ = flow.finish_bars(params, state)
+    if not len(r.ts):
+        return empty(Bars)
+    out = {name: column.copy() for name, column in a._asdict().items()}
+    out["open"] = r.open if r.first_id[0] < first else a.open
+    out["close"] = r.close if r.last_id[0] > last else a.close
+    out["low"] = np.minimum(a.low, r.low)
+    for name in ("high", "largest", "last_id"):
+        out[name] = np.maximum(getattr(a, name), getattr(r, name))
+    out["first_id"] = np.minimum(a.first_id, r.first_id)
+    for name in ("buy_volume", "sell_volume", "buy_usd_cents", "sell_usd_cents", "buy_trades", "sell_trades"):
+        out[name] = getattr(a, name) + getattr(r, name)
+    return Bars(**out)
