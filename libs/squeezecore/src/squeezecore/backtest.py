@@ -170,10 +170,14 @@ def hash_hours(rows: Rows) -> dict[int, bytes]:
         return {}
     first, last = int(ts[0]) // HOUR_S, int(ts[-1]) // HOUR_S
     borders = np.searchsorted(ts, np.arange(first, last + 2) * HOUR_S)
-    sums = np.zeros((last + 1 - first, 2), np.uint64)
-    for number, column in enumerate(rows):
-        _mix(np.ascontiguousarray(column, np.int64).view(np.uint64), borders, np.uint64(number + 1), sums)
-    return {first + n: sums[n].tobytes() for n in range(len(sums)) if borders[n + 1] > borders[n]}
+    row = np.zeros(len(ts), np.uint64)
+    for column, odd in zip(rows, _ODD, strict=True):
+        _weigh(np.ascontiguousarray(column, np.int64).view(np.uint64), odd, row)
+    return {
+        first + n: b"".join(part.to_bytes(8, "big") for part in _mix(row[start:end]))
+        for n, (start, end) in enumerate(itertools.pairwise(borders.tolist()))
+        if end > start
+    }
 
 
 def data_hash(hours: Mapping[int, bytes], day: dt.date, warmup_s: int = WARMUP_S) -> str:
@@ -182,24 +186,31 @@ def data_hash(hours: Mapping[int, bytes], day: dt.date, warmup_s: int = WARMUP_S
     return digest(*(hour.to_bytes(8, "big") + hours[hour] for hour in range(first, end) if hour in hours))
 
 
-@_njit
-def _mix(words: Any, borders: Ints, column: Any, sums: Any) -> None:
-    """Add each word, mixed with its column and its place in the hour, to two sums of its hour.
+_ODD = [  # one odd multiplier a column; values of one row cancel out only if they are made to
+    np.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") | 1)
+    for name in Rows._fields
+]
 
-    Terms are independent of each other, so the processor works on several at once; the second sum weighs them by place.
-    """
-    for n in range(len(borders) - 1):
-        plain, weighted = np.uint64(0), np.uint64(0)
-        place = column * np.uint64(0x9E3779B97F4A7C15)
-        for i in range(borders[n], borders[n + 1]):
-            place += np.uint64(0xD1342543DE82EF95)
-            x = (words[i] ^ place) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
-            x ^= x >> np.uint64(29)
-            plain += x
-            weighted += x * (place | np.uint64(1))
-        sums[n, 0] += plain
-        sums[n, 1] += weighted
+
+@_njit
+def _weigh(words: Any, odd: Any, row: Any) -> None:
+    """Add one column to the hash words of its rows."""
+    for i in range(len(row)):
+        row[i] += words[i] * odd
+
+
+@_njit
+def _mix(row: Any) -> Any:
+    """Mix each row's word with its place, and add them up twice, plain and weighted by place."""
+    plain, weighted, place = np.uint64(0), np.uint64(0), np.uint64(0)
+    for i in range(len(row)):
+        place += np.uint64(0x9E3779B97F4A7C15)
+        x = (row[i] ^ place) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(29)
+        plain += x
+        weighted += x * (place | np.uint64(1))
+    return plain, weighted
 
 
 def _demand_span(asset: str, ts: Ints, start_s: int, end_s: int) -> None:
