@@ -617,8 +617,7 @@ class Fold:
                 target, eventful = reached, True
             now = target
             if eventful and now < end:
-                self._step(now)
-                now += 1
+                now = self._work(now, end)
             for lane in self._lanes.values():
                 if lane.look is not None and not lane.look.found and lane.look_end_s <= now:
                     self._catch_up(lane, now)
@@ -726,24 +725,78 @@ class Fold:
 
     # --- one second ---
 
+    def _work(self, now: int, end: int) -> int:
+        """Step second `now`, and those after it in which orders fill and nobody needs the engine; return the next one."""
+        last = self._until_needed(now, end)
+        involved = self._involved() if last > now else []
+        columns = [self._seconds(lane, now, last) for lane in involved]
+        for ts in range(now, last):
+            market = {
+                lane.instrument.id: Market(*column[ts - now]) for lane, column in zip(involved, columns, strict=True)
+            }
+            orders = {order.id: order.asset for order, _ in self._exchange.open_orders()}
+            if not orders:
+                return ts
+            touched = self._settle_with(ts, market, orders, [])
+            if self._measure(ts, touched):
+                self._decide(ts, touched, market)
+                return ts + 1
+        if last == now:
+            self._step(now)
+            return now + 1
+        return last
+
+    def _until_needed(self, now: int, end: int) -> int:
+        """Return the first second from `now` on in which an asset, funding or a hole may need more than the exchange."""
+        if self._every_second or not self._exchange.open_orders():
+            return now
+        last = min(end, self._next_funding(now))
+        for lane in self._lanes.values():
+            if lane.look is None:
+                return now
+            last = min(last, int(lane.features.ts[lane.look.stop]) if lane.look.found else lane.look_end_s)
+        return max(now, last)
+
+    def _involved(self) -> list[_Lane]:
+        """Return the assets with a position or an open order."""
+        names = {order.asset for order, _ in self._exchange.open_orders()}
+        names |= {position.asset for position in self._exchange.ledger.positions.values()}
+        return [self._lanes[asset] for asset in sorted(names)]
+
+    def _seconds(self, lane: _Lane, start_s: int, end_s: int) -> list[tuple[int, ...]]:
+        at = self._reach(lane, start_s, end_s)
+        rows = lane.rows
+        columns = (rows.open, rows.high, rows.low, rows.close, rows.buy_qty, rows.sell_qty, rows.mark)
+        return list(zip(*(column[at : at + end_s - start_s].tolist() for column in columns), strict=True))
+
     def _step(self, ts: int) -> None:
         """Let one second happen: the exchange settles, the engine decides, the limits are asked, orders go out."""
-        exchange, ledger = self._exchange, self._exchange.ledger
         touched = (
             set(self._lanes) if self._every_second else {a for a, lane in self._lanes.items() if lane.stops_at(ts)}
         )
-        market = {} if exchange.idle else self._settle(ts, touched)
-        equity, gross = ledger.equity_usd_e8, 0
+        market = {} if self._exchange.idle else self._settle(ts, touched)
+        if self._measure(ts, touched):
+            self._decide(ts, touched, market)
+
+    def _measure(self, ts: int, touched: set[str]) -> bool:
+        """Note the equity of a second, adding whom a hard limit concerns; return whether the engine must see anybody."""
+        ledger = self._exchange.ledger
+        equity = ledger.equity_usd_e8
         self._day.equity[ts - self._day.start_s] = equity
         if equity > self._marks.peak_usd_e8 or ts == self._day.start_s:
             self._marks = risk.advance(self._marks, ts, equity)
         if ledger.positions:
             self._held_s += 1
-            gross = sum(abs(ledger.value_of(name)) for name in ledger.positions)
-            if hard_risk(equity, self._marks.day_open_usd_e8, gross, self._spec.limits):
+            if hard_risk(equity, self._marks.day_open_usd_e8, self._gross(), self._spec.limits):
                 touched |= {position.asset for position in ledger.positions.values()}
-        if not touched:
-            return
+        return bool(touched)
+
+    def _gross(self) -> int:
+        ledger = self._exchange.ledger
+        return sum(abs(ledger.value_of(name)) for name in ledger.positions)
+
+    def _decide(self, ts: int, touched: set[str], market: dict[str, Market]) -> None:
+        """Let the engine see the touched assets at the close of a second, and send what it orders."""
         views: dict[str, SecondView] = {}
         for asset in sorted(touched):
             lane = self._lanes[asset]
@@ -753,11 +806,11 @@ class Fold:
                 views[asset] = view_at(lane.features, lane.cursor, lane.rows, at)
                 lane.cursor += 1
                 market.setdefault(lane.instrument.id, _market_at(lane.rows, at))
-        book = self._book(ts, equity, gross, market)
+        book = self._book(ts, market)
         decided = self._engine.process(ts, views, book)
         self._day.decisions += decided.decisions
         for name in decided.cancels:
-            exchange.cancel(name, ts)
+            self._exchange.cancel(name, ts)
         for order in decided.orders:
             book = self._send(order, book, ts)
 
@@ -766,33 +819,36 @@ class Fold:
 
         Adds to `touched` the assets whose orders or position began or ended: the engine must see those.
         """
-        exchange = self._exchange
-        orders = {order.id: order.asset for order, _ in exchange.open_orders()}
         market: dict[str, Market] = {}
         broken = []
-        held = {position.asset for position in exchange.ledger.positions.values()}
-        for asset in sorted(held.union(orders.values())):
-            lane = self._lanes[asset]
+        for lane in self._involved():
             if lane.has(ts):
                 at = self._reach(lane, ts, ts + 1)  # first: it may bring other rows
                 market[lane.instrument.id] = _market_at(lane.rows, at)
             else:
                 broken.append(lane)
-        settled = exchange.settle(ts, market, self._funding_at(ts))
-        touched |= self._book_in(settled)
-        touched |= {
-            orders[update.order_id]
-            for update in settled.updates
-            if update.state is not OrderState.PARTIAL and update.order_id in orders
-        }
+        orders = {order.id: order.asset for order, _ in self._exchange.open_orders()}
+        touched |= self._settle_with(ts, market, orders, self._funding_at(ts))
         for lane in broken:
             self._catch_up(lane, ts)
-            settled = exchange.close_out(ts, lane.instrument.id, self._close_before(lane), ExitReason.DATA_HOLE)
+            price = self._close_before(lane)
+            settled = self._exchange.close_out(ts, lane.instrument.id, price, ExitReason.DATA_HOLE)
             self._book_in(settled)
             touched.add(lane.asset)
             if settled.fills:
                 self._day.decisions.append(_forced(lane.asset, ts, ExitReason.DATA_HOLE, settled, self._params.hash))
         return market
+
+    def _settle_with(
+        self, ts: int, market: Mapping[str, Market], orders: Mapping[str, str], funding: list[FundingEvent]
+    ) -> set[str]:
+        """Settle a second; return the assets whose position began or ended, or one of whose `orders` (id → asset) did."""
+        settled = self._exchange.settle(ts, market, funding)
+        touched = self._book_in(settled)
+        for update in settled.updates:
+            if update.state is not OrderState.PARTIAL and update.order_id in orders:
+                touched.add(orders[update.order_id])
+        return touched
 
     def _close_before(self, lane: _Lane) -> int:
         """Return the close of the last second that is counted."""
@@ -820,14 +876,14 @@ class Fold:
         self._day.updates += settled.updates
         return changed
 
-    def _book(self, ts: int, equity: int, gross: int, market: Mapping[str, Market]) -> risk.Book:
+    def _book(self, ts: int, market: Mapping[str, Market]) -> risk.Book:
         """Show the account as it stands at the close of a second."""
         ledger = self._exchange.ledger
         while self._sent and self._sent[0] <= ts - 60:
             self._sent.popleft()
         return risk.Book(
             ts=ts,
-            equity_usd_e8=equity,
+            equity_usd_e8=ledger.equity_usd_e8,
             day_open_usd_e8=self._marks.day_open_usd_e8,
             week_open_usd_e8=self._marks.week_open_usd_e8,
             peak_usd_e8=self._marks.peak_usd_e8,
@@ -840,7 +896,7 @@ class Fold:
             open_orders=tuple(risk.Pending(order, rest) for order, rest in self._exchange.open_orders()),
             orders_last_minute=len(self._sent),
             clusters=self._clusters,
-            gross_usd_e8=gross,
+            gross_usd_e8=self._gross(),
         )
 
     def _send(self, order: Order, book: risk.Book, ts: int) -> risk.Book:
