@@ -351,13 +351,16 @@ class _Run:
 
     def _scan(self, source: Source, opened: reading.Opened, spool: Path) -> _Judged | None:
         """Make the bars of a file: straight through where its rows are in order, sorted and judged where not."""
+        period_ns = _period_ns(source)
         for sort in (False, True):
             findings, units, rows = repair.Findings(), archive.UnitCount(), _Count()
             blocks = rows.counted(opened.blocks(findings, units, self._advance(source)))
             if sort:
-                ordered = repair.in_any_order(blocks, has_ids=opened.has_ids, findings=findings, spool=spool)
+                ordered = repair.in_any_order(
+                    blocks, has_ids=opened.has_ids, findings=findings, spool=spool, period_ns=period_ns
+                )
             else:
-                ordered = repair.in_order(blocks, has_ids=opened.has_ids, findings=findings)
+                ordered = repair.in_order(blocks, has_ids=opened.has_ids, findings=findings, period_ns=period_ns)
             try:
                 scanned = scan_file(opened, ordered, spool, findings)
             except repair.OutOfOrderError:
@@ -648,6 +651,14 @@ class _Count:
         for block in blocks:
             self.rows += len(block.id)
             yield block
+
+
+def _period_ns(source: Source) -> tuple[int, int]:
+    """Return the time that a published file says it is of, a little wider."""
+    if source.published is None:
+        return repair.ALWAYS
+    start_s, end_s = day_start_s(source.published.start), day_start_s(source.published.end) + DAY_S
+    return start_s * 10**9 - repair.PERIOD_SLACK_NS, end_s * 10**9 + repair.PERIOD_SLACK_NS
 
 
 def _counts(findings: repair.Findings) -> dict[str, int]:

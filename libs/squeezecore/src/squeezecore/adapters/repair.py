@@ -22,10 +22,14 @@ JITTER_NS = 1_000_000_000  # ids and times of one matching engine disagree by mi
 WINDOW_ROWS = 1 << 19  # judged at a time, with as many rows after them in view
 FROZEN_ROWS_MIN = 100  # prints at one instant …
 FROZEN_SILENCE_NS = 10_000_000_000  # … beside a silence: perhaps the silence's prints, all with one time
-FROZEN_RATIO_MAX = 4  # they are, when they are as many as the silence should have had, within this factor
+FROZEN_RATIO_MAX = 4  # they are, unless they are more than the silence should have had, by this factor
 RUN_WEIGHT_MAX = 20  # a thousand prints at one instant prove no more than twenty
 
 Ints = NDArray[np.int64]
+
+
+PERIOD_SLACK_NS = 60_000_000_000  # a published file may hold prints this far outside of its days
+ALWAYS = (0, 2**63 - 1)
 
 
 class OutOfOrderError(Exception):
@@ -82,7 +86,9 @@ def _plausible(time_ns: Ints, last_ns: int, rows: int, silence_ns: int, jitter_n
     return True, last_ns, rows, silence_ns
 
 
-def in_order(blocks: Iterable[Trades], *, has_ids: bool, findings: Findings) -> Iterator[Trades]:
+def in_order(
+    blocks: Iterable[Trades], *, has_ids: bool, findings: Findings, period_ns: tuple[int, int] = ALWAYS
+) -> Iterator[Trades]:
     """Pass a file's blocks on as they are.
 
     Raises:
@@ -106,6 +112,8 @@ def in_order(blocks: Iterable[Trades], *, has_ids: bool, findings: Findings) -> 
                 prints = _single(prints, findings)
             if not len(prints.id):
                 continue
+        if prints.exchange_ns.min() < period_ns[0] or prints.exchange_ns.max() >= period_ns[1]:
+            raise OutOfOrderError
         fine, *carried = _plausible(prints.exchange_ns, *run, JITTER_NS if has_ids else 0)
         if not fine:
             raise OutOfOrderError
@@ -141,20 +149,25 @@ def _single(prints: Trades, findings: Findings) -> Trades:
 # --- sorting on disk --------------------------------------------------------------------------------------------------
 
 
-def in_any_order(blocks: Iterable[Trades], *, has_ids: bool, findings: Findings, spool: Path) -> Iterator[Trades]:
-    """Sort a file's rows by id (by time where there are none), drop doubles, take out wrong times."""
+def in_any_order(
+    blocks: Iterable[Trades], *, has_ids: bool, findings: Findings, spool: Path, period_ns: tuple[int, int] = ALWAYS
+) -> Iterator[Trades]:
+    """Sort a file's rows by id (by time where there are none), drop doubles, take out wrong times.
+
+    `period_ns` is the time that the file says it is of.
+    """
     kept: list[Trades] = []
     floor_ns = -1
     for part in _sorted(blocks, has_ids, findings, spool):
         kept.append(_single(part, findings) if has_ids else part)
         if sum(len(prints.id) for prints in kept) >= 2 * WINDOW_ROWS:
             window = concat(kept)
-            judged, floor_ns = _judge(window, WINDOW_ROWS, floor_ns, has_ids, findings)
+            judged, floor_ns = _judge(window, WINDOW_ROWS, floor_ns, has_ids, findings, period_ns)
             yield judged
             kept = [take(window, np.arange(WINDOW_ROWS, len(window.id)))]
     if kept:
         window = concat(kept)
-        judged, _ = _judge(window, len(window.id), floor_ns, has_ids, findings)
+        judged, _ = _judge(window, len(window.id), floor_ns, has_ids, findings, period_ns)
         yield judged
 
 
@@ -200,10 +213,13 @@ def _sorted(blocks: Iterable[Trades], has_ids: bool, findings: Findings, spool: 
 # --- wrong times ------------------------------------------------------------------------------------------------------
 
 
-def _judge(prints: Trades, commit: int, floor_ns: int, has_ids: bool, findings: Findings) -> tuple[Trades, int]:
+def _judge(
+    prints: Trades, commit: int, floor_ns: int, has_ids: bool, findings: Findings, period_ns: tuple[int, int]
+) -> tuple[Trades, int]:
     """Take prints with wrong times out of the first `commit` rows, judged with the rows after them in view."""
     right = right_times(prints.exchange_ns, floor_ns) if has_ids else np.ones(len(prints.id), np.bool_)
     right &= ~_frozen(prints.exchange_ns, right)
+    right &= ~_astray(prints.exchange_ns, period_ns)
     right = right[:commit]
     wrong = np.flatnonzero(~right)
     if len(wrong):
@@ -315,6 +331,17 @@ def _frozen(time_ns: Ints, right: NDArray[np.bool_]) -> NDArray[np.bool_]:
         others = len(times) - int(lengths[k])
         span = max(1, int(times[-1] - times[0]) - silence)
         expected = max(1.0, others * (silence / span))
-        if expected / FROZEN_RATIO_MAX <= lengths[k] <= expected * FROZEN_RATIO_MAX:
+        if lengths[k] <= expected * FROZEN_RATIO_MAX:
             out[kept[starts[k] : starts[k] + lengths[k]]] = True
+    return out
+
+
+def _astray(time_ns: Ints, period_ns: tuple[int, int]) -> NDArray[np.bool_]:
+    """Find stretches outside of the file's own days that all carry one time: another day's prints have times of their own."""
+    outside = (time_ns < period_ns[0]) | (time_ns >= period_ns[1])
+    out = np.zeros(len(time_ns), np.bool_)
+    if outside.any():
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], outside, [False]]).astype(np.int8)))
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
+            out[start:end] = bool((time_ns[start:end] == time_ns[start]).all())
     return out
