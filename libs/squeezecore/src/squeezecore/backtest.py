@@ -432,7 +432,7 @@ class _Lane:
 
     def __init__(self, asset: str, instrument: Instrument, last_close: int) -> None:
         self.asset = asset
-        self.instrument = instrument
+        self.name = instrument.id
         self.last_close = last_close  # of the day before; price scale, 0 = never seen
         self.cursor = 0  # first second that is not counted
         self.look: Look | None = None
@@ -573,8 +573,8 @@ class Fold:
         end_s = day_start_s(self._days[-1]) + DAY_S
         self._day = _Day(self._days[-1])
         for asset, lane in self._lanes.items():
-            if self._exchange.ledger.qty_of(lane.instrument.id):
-                settled = self._exchange.close_out(end_s, lane.instrument.id, lane.last_close, ExitReason.END_OF_RUN)
+            if self._exchange.ledger.qty_of(lane.name):
+                settled = self._exchange.close_out(end_s, lane.name, lane.last_close, ExitReason.END_OF_RUN)
                 self._book_in(settled)
                 self._day.decisions.append(_forced(asset, end_s, ExitReason.END_OF_RUN, settled, self._params.hash))
         equity = self._exchange.ledger.check()
@@ -645,7 +645,7 @@ class Fold:
 
     def _next_of(self, lane: _Lane, now: int, end: int) -> tuple[int, bool]:
         """Return the next second that one asset needs stepped, or up to which it was looked at."""
-        engaged = bool(lane.pending) or self._exchange.ledger.qty_of(lane.instrument.id) != 0
+        engaged = bool(lane.pending) or self._exchange.ledger.qty_of(lane.name) != 0
         if lane.look is None:
             if engaged and not lane.has(now):
                 return now, True  # a hole begins
@@ -691,9 +691,9 @@ class Fold:
             return target
         columns = {}
         for lane in self._lanes.values():
-            if ledger.qty_of(lane.instrument.id):
+            if ledger.qty_of(lane.name):
                 at = self._reach(lane, now, target)
-                columns[lane.instrument.id] = lane.rows.mark[at : at + target - now]
+                columns[lane.name] = lane.rows.mark[at : at + target - now]
         path = ledger.equity_path(columns)
         marks = risk.advance(self._marks, now, int(path[0]))
         quiet = self._until_hard_risk(path, columns, marks.day_open_usd_e8)
@@ -731,10 +731,8 @@ class Fold:
         involved = self._involved() if last > now else []
         columns = [self._seconds(lane, now, last) for lane in involved]
         for ts in range(now, last):
-            market = {
-                lane.instrument.id: Market(*column[ts - now]) for lane, column in zip(involved, columns, strict=True)
-            }
-            orders = {order.id: order.asset for order, _ in self._exchange.open_orders()}
+            market = {lane.name: Market(*column[ts - now]) for lane, column in zip(involved, columns, strict=True)}
+            orders = {order.id: order for order, _ in self._exchange.open_orders()}
             if not orders:
                 return ts
             touched = self._settle_with(ts, market, orders, [])
@@ -805,7 +803,7 @@ class Fold:
                 at = self._reach(lane, ts, ts + 1)
                 views[asset] = view_at(lane.features, lane.cursor, lane.rows, at)
                 lane.cursor += 1
-                market.setdefault(lane.instrument.id, _market_at(lane.rows, at))
+                market.setdefault(lane.name, _market_at(lane.rows, at))
         book = self._book(ts, market)
         decided = self._engine.process(ts, views, book)
         self._day.decisions += decided.decisions
@@ -824,15 +822,15 @@ class Fold:
         for lane in self._involved():
             if lane.has(ts):
                 at = self._reach(lane, ts, ts + 1)  # first: it may bring other rows
-                market[lane.instrument.id] = _market_at(lane.rows, at)
+                market[lane.name] = _market_at(lane.rows, at)
             else:
                 broken.append(lane)
-        orders = {order.id: order.asset for order, _ in self._exchange.open_orders()}
+        orders = {order.id: order for order, _ in self._exchange.open_orders()}
         touched |= self._settle_with(ts, market, orders, self._funding_at(ts))
         for lane in broken:
             self._catch_up(lane, ts)
             price = self._close_before(lane)
-            settled = self._exchange.close_out(ts, lane.instrument.id, price, ExitReason.DATA_HOLE)
+            settled = self._exchange.close_out(ts, lane.name, price, ExitReason.DATA_HOLE)
             self._book_in(settled)
             touched.add(lane.asset)
             if settled.fills:
@@ -840,14 +838,17 @@ class Fold:
         return market
 
     def _settle_with(
-        self, ts: int, market: Mapping[str, Market], orders: Mapping[str, str], funding: list[FundingEvent]
+        self, ts: int, market: Mapping[str, Market], orders: Mapping[str, Order], funding: list[FundingEvent]
     ) -> set[str]:
-        """Settle a second; return the assets whose position began or ended, or one of whose `orders` (id → asset) did."""
+        """Settle a second; return the assets whose position began or ended, or whose order ended without a position."""
         settled = self._exchange.settle(ts, market, funding)
         touched = self._book_in(settled)
         for update in settled.updates:
-            if update.state is not OrderState.PARTIAL and update.order_id in orders:
-                touched.add(orders[update.order_id])
+            order = orders.get(update.order_id)
+            if order is None or update.state is OrderState.PARTIAL:
+                continue
+            if order.reduce_only or not self._exchange.ledger.qty_of(order.instrument):
+                touched.add(order.asset)  # an entry that ends with a position changes nothing for its exits
         return touched
 
     def _close_before(self, lane: _Lane) -> int:

@@ -36,8 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from squeezecore.ledger import MARGIN_PPM, Ledger, divide_half_away, notional_usd_e8, refuse_unsupported
-from squeezecore.market import PPM, Instrument, Kind, Side
-from squeezecore.schedules import Terms, grid_of, maintenance_path, maintenance_usd_e8, terms_of
+from squeezecore.market import DAY_S, PPM, Instrument, Kind, Side
+from squeezecore.schedules import Grid, Terms, grid_of, maintenance_path, maintenance_usd_e8, terms_of
 from squeezecore.spec import Costs
 from squeezecore.trading import (
     ExitReason,
@@ -133,6 +133,8 @@ class Exchange:
         self._instruments = dict(instruments)
         self._costs = costs
         self._account = account
+        self._known_terms: dict[tuple[str, int], Terms] = {}  # both of one UTC day, so that they stay small
+        self._known_grids: dict[tuple[str, int], Grid] = {}
         self._state = _State()
 
     # --- what we say ---
@@ -214,8 +216,10 @@ class Exchange:
         start_ts = end_ts - len(equity) + 1
         if start_ts <= self._state.settled_ts:
             raise ValueError(f"span began at {start_ts}, the last settled is {self._state.settled_ts}: ascend")
-        threatened = equity <= self._maintenance_path(start_ts, marks, len(equity))
-        quiet = int(threatened.argmax()) if threatened.any() else len(equity)
+        quiet = len(equity)
+        if not self._is_safe(start_ts, end_ts, int(equity.min()), marks):
+            threatened = equity <= self._maintenance_path(start_ts, marks, len(equity))
+            quiet = int(threatened.argmax()) if threatened.any() else len(equity)
         if quiet:
             self.ledger.mark({name: int(column[quiet - 1]) for name, column in marks.items()})
             self._state.settled_ts = start_ts + quiet - 1
@@ -352,7 +356,7 @@ class Exchange:
         """Fill what the second's volume and the account allow."""
         order, side = working.order, working.order.side
         instrument = self._instruments[order.instrument]
-        grid = grid_of(instrument, ts)
+        grid = self._grid(order.instrument, ts)
         # our takers and our makers of one side eat from different volumes: what we took and what came to us
         key = (order.instrument, liquidity, side)
         used = taken.get(key, 0)
@@ -458,6 +462,18 @@ class Exchange:
 
     # --- leaves ---
 
+    def _is_safe(self, start_ts: int, end_ts: int, lowest: int, marks: Mapping[str, NDArray[np.int64]]) -> bool:
+        """Tell, without a look at each second, whether the lowest equity is above the margin at the highest marks."""
+        if start_ts // DAY_S != end_ts // DAY_S:
+            return False  # terms may change in between
+        margin, perps = 0, False
+        for name, position in self.ledger.positions.items():
+            if self._instruments[name].kind is not Kind.SPOT:
+                top = notional_usd_e8(self._instruments[name], int(marks[name].max()), abs(position.qty))
+                margin += maintenance_usd_e8(self._terms(name, start_ts), top)  # it grows with the notional
+                perps = True
+        return lowest > margin or not perps
+
     def _maintenance_path(
         self, start_ts: int, marks: Mapping[str, NDArray[np.int64]], seconds: int
     ) -> NDArray[np.int64]:
@@ -471,12 +487,24 @@ class Exchange:
     def _has_no_perp(self) -> bool:
         return all(self._instruments[name].kind is Kind.SPOT for name in self.ledger.positions)
 
+    def _grid(self, name: str, ts: int) -> Grid:
+        """Return the tick and lot in force."""
+        known = self._known_grids.get((name, ts // DAY_S))
+        if known is None:
+            self._known_grids = {k: grid for k, grid in self._known_grids.items() if k[1] == ts // DAY_S}
+            known = self._known_grids[name, ts // DAY_S] = grid_of(self._instruments[name], ts)
+        return known
+
     def _terms(self, name: str, ts: int) -> Terms:
         """Return the terms in force, with the spec's fees unless it asked for the venue's."""
-        terms = terms_of(self._instruments[name], ts)
-        if self._costs.dated_fees:
-            return terms
-        return terms._replace(taker_fee_ppm=self._costs.taker_fee_ppm, maker_fee_ppm=self._costs.maker_fee_ppm)
+        known = self._known_terms.get((name, ts // DAY_S))  # terms change at midnight
+        if known is None:
+            known = terms_of(self._instruments[name], ts)
+            if not self._costs.dated_fees:
+                known = known._replace(taker_fee_ppm=self._costs.taker_fee_ppm, maker_fee_ppm=self._costs.maker_fee_ppm)
+            self._known_terms = {k: terms for k, terms in self._known_terms.items() if k[1] == ts // DAY_S}
+            self._known_terms[name, ts // DAY_S] = known
+        return known
 
     def _fault(self, order: Order, now_ts: int) -> str:
         """Say what is wrong with an order, in words; empty when nothing is."""

@@ -65,6 +65,9 @@ class _State(msgspec.Struct, forbid_unknown_fields=True):
     slippage_usd_e8: int = 0
 
 
+_POWERS = tuple(10**n for n in range(40))
+
+
 def divide_half_away(numerator: int, denominator: int) -> int:
     """Divide integers, `denominator` > 0, and round half away from zero.
 
@@ -80,7 +83,8 @@ def notional_usd_e8(instrument: Instrument, price: int, qty: int) -> int:
     decimals = instrument.price_decimals + instrument.qty_decimals - 8
     if decimals <= 0:
         return price * qty * int(10**-decimals)
-    return divide_half_away(price * qty, int(10**decimals))
+    value, unit = price * qty, _POWERS[decimals]
+    return value // unit if value % unit == 0 else divide_half_away(value, unit)
 
 
 def refuse_unsupported(instrument: Instrument) -> None:
@@ -135,7 +139,12 @@ class Ledger:
     @property
     def equity_usd_e8(self) -> int:
         """Return cash + margin + unrealised at the last marks."""
-        return self.cash_usd_e8 + self.margin_usd_e8 + self.unrealised_usd_e8
+        state = self._state
+        equity = state.balances[CASH] + state.balances[MARGIN]
+        for name, position in state.positions.items():
+            value = notional_usd_e8(self._instruments[name], state.marks[name], position.qty)
+            equity += value - position.cost_usd_e8
+        return equity
 
     @property
     def balances(self) -> Mapping[str, int]:

@@ -13,6 +13,7 @@ are rounded more coarsely than they were (pessimistic). This module knows no ord
 
 from __future__ import annotations
 
+import bisect
 import datetime as dt
 from decimal import Decimal
 from functools import cache
@@ -121,11 +122,11 @@ def _grid(instrument: Instrument, terms: Terms) -> Grid:
 
 def maintenance_usd_e8(terms: Terms, notional_usd_e8: int) -> int:
     """Return the maintenance margin of a notional ≥ 0, each part at its own bracket's rate, rounded up once."""
-    limits, rates, deductions = _columns(terms.brackets)
-    if not len(rates):
+    limits, rates, deductions = _lists(terms.brackets)
+    if not rates:
         return 0
-    at = min(int(np.searchsorted(limits, notional_usd_e8)), len(rates) - 1)
-    return -(-notional_usd_e8 * int(rates[at]) // PPM) - int(deductions[at])
+    at = min(bisect.bisect_left(limits, notional_usd_e8), len(rates) - 1)
+    return -(-notional_usd_e8 * rates[at] // PPM) - deductions[at]
 
 
 def maintenance_path(instrument: Instrument, qty: int, start_ts: int, marks: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -142,6 +143,13 @@ def maintenance_path(instrument: Instrument, qty: int, start_ts: int, marks: NDA
         if terms.brackets and first < min(last, len(marks)):
             _maintain(notional[first:last], *_columns(terms.brackets), result[first:last])
     return result
+
+
+@cache
+def _lists(brackets: tuple[Bracket, ...]) -> tuple[list[int], list[int], list[int]]:
+    """Return `_columns` as Python integers, for a single notional."""
+    limits, rates, deductions = _columns(brackets)
+    return limits.tolist(), rates.tolist(), deductions.tolist()
 
 
 @cache
