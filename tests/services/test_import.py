@@ -150,6 +150,17 @@ def test_an_empty_file_is_said_to_hold_nothing(store: Store, tmp_path: Path) -> 
     assert store.coverage() == []
 
 
+def test_a_header_that_is_no_archive_header_is_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ImportRefusedError, match="line 1: it has 2 columns"):
+        import_paths(store, [publish(tmp_path, "um", "aggTrades", str(DAY), b"x,y\n")])
+
+
+def test_a_header_may_name_columns_that_are_new(store: Store, tmp_path: Path) -> None:
+    text = faults.file_text("aggTrades", "um", prints(50, T0, 9), header=True)
+    wider = b"\n".join(line + (b",nq" if not n else b",1") for n, line in enumerate(text.splitlines()))
+    assert import_paths(store, [publish(tmp_path, "um", "aggTrades", str(DAY), wider)]).files[0].rows == 50
+
+
 def test_a_report_is_json(store: Store, tmp_path: Path) -> None:
     report = import_paths(
         store, [publish(tmp_path, "um", "aggTrades", str(DAY), faults.file_text("aggTrades", "um", prints(50, T0, 9)))]

@@ -357,9 +357,10 @@ def column_map(text: str, time_unit: str = "") -> Layout:
 
 def archive_layout(content: Content, market: Market, head: Head, name: str) -> Layout:
     """Return the layout of a published trades file, by its header when it has one."""
-    width = len(head.header or head.first)
-    usual = _WIDTHS[content]
-    if width not in usual or (width == usual[1] and market is not Market.SPOT):
+    width, usual = len(head.header or head.first), _WIDTHS[content]
+    spot_only = any(field.lower().replace("_", "") == "isbestmatch" for field in head.header)
+    fits = width >= usual[0] and not spot_only if head.header else width == usual[0]  # a header may name new columns
+    if not (width in usual if market is Market.SPOT else fits):
         expected = usual[1] if market is Market.SPOT else usual[0]
         raise FileRefusedError(
             name,

@@ -91,6 +91,8 @@ def open_archive(path: Path, what: Published, market: Market, known: dict[str, I
     if head is None:
         return None
     archive.archive_layout(what.content, market, head, name)  # refuses a file of another market's width
+    if not head.first:
+        return None
     price = _price(head.first[1], name, 2 if head.header else 1)
     try:
         made = venue("binance").instrument(market.section, what.native_symbol, price)
@@ -121,11 +123,15 @@ def open_archive(path: Path, what: Published, market: Market, known: dict[str, I
 
 
 def _first_head(path: Path) -> tuple[archive.Head | None, str]:
+    """Return the head of the first CSV that has a row, or at least a header."""
+    found: tuple[archive.Head | None, str] = (None, str(path))
     for stream in archive.open_csvs(path):
         head, _ = archive.peek(stream)
         if head.first:
             return head, stream.name
-    return None, str(path)
+        if head.header and found[0] is None:
+            found = head, stream.name
+    return found
 
 
 def _price(text: str, name: str, line: int) -> Decimal:
@@ -178,7 +184,7 @@ def _table_price(path: Path, layout: Layout) -> Decimal | None:
     if path.suffix.lower() == ".parquet":
         return archive.first_parquet_value(path, layout.price)
     head, name = _first_head(path)
-    if head is None:
+    if head is None or not head.first:
         return None
     at = archive.column_index(layout, head, name)["price"]
     if at >= len(head.first):
