@@ -55,7 +55,7 @@ ReadRows = Callable[[str, int, int], Rows]  # (asset, start_s, end_s) → the ro
 HOUR_S = 3_600
 BLOCK_DAYS = 30  # days of a plan's item unless more shards are asked for
 CHUNK_S = 1_800  # rows asked for at once while a position is held
-PENDING_S = 60  # seconds looked at while an order is open
+PENDING_S = 20  # seconds looked at while an order is open
 CLUSTER_HOURS = 168  # hourly returns behind the correlation clusters
 CLUSTER_HOURS_MIN = 24
 
@@ -969,9 +969,10 @@ class _Day:
 
     def result(self) -> DayResult:
         """Return the day with a point of equity a minute and at each fill."""
-        points = np.arange(59, DAY_S, 60)
-        if self.fills:
-            points = np.union1d(points, np.array([fill.ts - self.start_s for fill in self.fills]))
+        wanted = np.zeros(DAY_S, np.bool_)
+        wanted[59::60] = True
+        wanted[[fill.ts - self.start_s for fill in self.fills]] = True
+        points = np.flatnonzero(wanted)
         return self._with(self.start_s + points, self.equity[points])
 
     def closing(self, ts: int, equity: int) -> DayResult:
