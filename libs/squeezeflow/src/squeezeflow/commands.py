@@ -76,17 +76,21 @@ def import_(
     """
     from squeezecore.adapters import importing  # noqa: PLC0415
 
-    with _store(context) as store, show.progress(as_json) as report:
-        answer = importing.import_paths(
-            store,
-            paths,
-            market=market or None,
-            column_map=columns or None,
-            instrument=instrument or None,
-            time_unit=time_unit,
-            replace=replace,
-            progress=report,
-        )
+    try:
+        with _store(context) as store, show.progress(as_json) as report:
+            answer = importing.import_paths(
+                store,
+                paths,
+                market=market or None,
+                column_map=columns or None,
+                instrument=instrument or None,
+                time_unit=time_unit,
+                replace=replace,
+                progress=report,
+            )
+    except importing.ImportRefusedError as error:
+        show.answer(error.report, as_json, show.imported)  # the others were imported: say so, then refuse
+        raise
     show.answer(answer, as_json, show.imported)
 
 

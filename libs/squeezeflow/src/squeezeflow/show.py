@@ -227,11 +227,13 @@ def imported(report: Any) -> None:
             clock(file.first_s) if file.first_s >= 0 else "", clock(file.last_s) if file.last_s >= 0 else "",
             f"{file.ids_missing:,}", "; ".join([*again, *counts]),
         )  # fmt: skip
-    out.print(made)
+    if report.files:
+        out.print(made)
     for note in dict.fromkeys(note for file in report.files for note in file.notes):
         out.print(f"note: {note}")
-    for refusal in report.refused:
-        err.print(f"refused: {refusal.file}{f', line {refusal.line}' if refusal.line else ''}: {refusal.reason}")
+    for refusal in report.refused if len(report.refused) > 1 else ():
+        place = f", line {refusal.line}" if refusal.line else ""
+        err.print(f"refused: {refusal.file}{place}: {refusal.reason}", soft_wrap=True)
     for rows in report.rows:
         out.print(
             f"{rows.asset}: {rows.written:,} of {rows.rows:,} rows new or changed, {clock(rows.start_s)} to {clock(rows.end_s)} UTC"
