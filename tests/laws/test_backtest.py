@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from squeezecore import backtest
 from squeezecore.errors import UsageError
 from squeezecore.market import DAY_S, Rows
-from squeezecore.spec import BacktestSpec, Limits, canonical, day_start_s
+from squeezecore.spec import BacktestSpec, Costs, Limits, canonical, day_start_s
 from squeezecore.trading import USD_E8, ExitReason
 from support.backtest_worlds import START, World, world
 
@@ -46,10 +46,27 @@ def test_any_stride_of_the_plan_is_a_partition_of_the_asset_days(days: int, asse
     assert max(lengths) <= backtest.BLOCK_DAYS
 
 
-@given(seed=st.integers(0, 2**32), assets=st.sampled_from([("BTC",), ("BTC", "ETH")]), holes=st.integers(0, 3))
-@settings(deadline=None, max_examples=8)
-def test_skipping_quiet_seconds_changes_no_byte(seed: int, assets: tuple[str, ...], holes: int):
-    drawn = world(seed, assets=assets, seconds=2_500, holes=holes)
+PARAMS = ({}, {"cooldown_s": 0}, {"fixed_stop": 0.002}, {"structure_atr": 1.0}, {"time_stop_tier_1_h": 0.1})
+LIMITS = (Limits(), Limits(daily_loss_max=0.002), Limits(open_positions_max=1), Limits(orders_per_minute_max=1))
+COSTS = (Costs(), Costs(latency_ms=3_500), Costs(participation_max_ppm=1_000))
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    assets=st.sampled_from([("BTC",), ("BTC", "ETH")]),
+    holes=st.integers(0, 5),
+    params=st.sampled_from(PARAMS),
+    limits=st.sampled_from(LIMITS),
+    costs=st.sampled_from(COSTS),
+    capital=st.sampled_from([1_000, 10_000, 1_000_000]),
+)
+@settings(deadline=None, max_examples=12)
+def test_skipping_quiet_seconds_changes_no_byte(
+    seed: int, assets: tuple[str, ...], holes: int, params: dict[str, float], limits: Limits, costs: Costs, capital: int
+):
+    drawn = world(
+        seed, assets=assets, seconds=2_500, holes=holes, params=params, limits=limits, costs=costs, capital_usd=capital
+    )
     quick, quick_days = drawn.run()
     slow, slow_days = drawn.run(every_second=True)
     assert same(quick_days, slow_days)
