@@ -1,4 +1,4 @@
-"""A fresh process: print the monotonic times at which it had what it needs to scan a day. Not imported by the others."""
+"""A fresh process that scans a day: prints the monotonic times at which it had what it needs. A script, imported by nobody."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ STARTED = time.monotonic()
 import datetime as dt
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from squeezecore import squeeze
-from squeezecore.adapters import scanning
 from squeezecore.backtest import Item, scan_block, warmup_start_s
-from squeezecore.market import DAY_S, Rows
+from squeezecore.market import DAY_S, Rows, cut
 from squeezecore.spec import BacktestSpec, day_start_s
 
-IMPORTED = time.monotonic()
 
-
-def main() -> None:
-    """Scan one day: `home`, `day`, and `store` or `file`."""
-    home, day, source = Path(sys.argv[1]), dt.date.fromisoformat(sys.argv[2]), sys.argv[3]
-    spec = BacktestSpec(assets=("BTC",), start=day, end=day)
+def main(home: Path, day: dt.date, file: Path | None) -> dict[str, float]:
+    """Scan one day of the store in `home`, or of rows in a file."""
+    times = {"interpreter": STARTED, "imports": time.monotonic()}
     params = squeeze.params_from({})
-    file = Path(tempfile.gettempdir()) / f"{home.parent.name}.npz"
-    if source == "file" and file.exists():
-        warmup, rows = (Rows(*block) for block in np.load(file)["rows"])
-        ready = time.monotonic()
-        scans = list(scan_block(params, "BTC", warmup, [(day, rows)]))
+    if file is not None:
+        rows = Rows(*np.load(file))
+        a, b = np.searchsorted(rows.ts, (warmup_start_s(day), day_start_s(day)))
+        times["rows"] = time.monotonic()
+        blocks = [(day, cut(rows, int(b), len(rows.ts)))]
+        scan = next(scan_block(params, "BTC", cut(rows, int(a), int(b)), blocks))
     else:
-        scans = []
-    print(json.dumps({"interpreter": STARTED, "imports": IMPORTED, "rows": ready, "scanned": time.monotonic()}))
-    assert scans[0].seconds == DAY_S
+        from squeezecore.adapters import embedded, scanning
+
+        with embedded.open_store(home) as store:
+            times["store"] = time.monotonic()
+            item = Item(asset="BTC", first_day=day, n_days=1)
+            scan = next(scanning.scan_item(store, BacktestSpec(assets=("BTC",), start=day, end=day), params, item))
+    times["scanned"] = time.monotonic()
+    assert scan.seconds == DAY_S
+    return times
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(main(Path(sys.argv[1]), dt.date.fromisoformat(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3:] else None)))
