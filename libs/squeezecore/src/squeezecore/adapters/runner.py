@@ -144,9 +144,8 @@ def _backtest(opener: scanning.Opener, store: Store, request: BacktestRequest, r
             return _exported(store, answer, instruments, request.out)
         warnings = ("rows have changed since this run was finished: it was scanned again", *warnings)
     begun = time.perf_counter()
-    if request.fresh or (found is not None and found.summary.get("rows", rows_seen) != rows_seen):
-        store.drop_run(run_id)
-    store.drop_results(run_id)
+    if found is not None and found.summary["rows"] != rows_seen:
+        store.drop_run(run_id)  # what other rows left must not stand beside what these bring; the same rows overwrite themselves
     run = BacktestRun(
         run_id=run_id, spec=canonical(spec).decode(), code_version=version, state="running", summary={"rows": rows_seen}
     )
@@ -235,6 +234,7 @@ class _Run:
         self._opener, self._store, self._run_id, self._spec, self._report = opener, store, run_id, spec, report
         self._params = squeeze.params_from(spec.params)
         self._jobs = request.jobs or os.cpu_count() or 1
+        self._fresh = request.fresh
         self._shards = request.shards or max(self._jobs, len(spec.assets))
         self._scans: dict[tuple[str, dt.date], core.DayScan] = {}
         self._days = spec.days()
@@ -246,7 +246,7 @@ class _Run:
         """Scan what is missing, repair seams, fold all days, and store each day's results."""
         fold = core.Fold(self._spec, instruments, funding, version)
         total = len(self._days) * len(self._spec.assets)
-        for scan in scanning.stored(self._store, self._run_id):
+        for scan in () if self._fresh else scanning.stored(self._store, self._run_id):
             self._scans[scan.asset, scan.day] = scanning.light(scan)
         items = self._open_items()
         for scan in scanning.scan_all(
