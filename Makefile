@@ -3,8 +3,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# One processor name for numba's disk cache, so that what one machine compiled another may load.
-export NUMBA_CPU_NAME ?= x86-64-v3
 JOBS ?= 2
 
 .DEFAULT_GOAL := help

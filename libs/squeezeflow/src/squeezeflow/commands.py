@@ -282,6 +282,10 @@ def backtest(
     as_json: Json = False,
 ) -> None:
     """Run the strategy over days of rows: exact, resumable (Ctrl-C and the same command again), beside buy-and-hold."""
+    from squeezecore.adapters import pool  # noqa: PLC0415
+
+    if jobs != 1:
+        pool.warm()  # its imports run beside ours
     from squeezecore.adapters import runner  # noqa: PLC0415
 
     spec = runner.make_spec(

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from squeezecore.adapters.lean import leave_pandas_out
 from squeezecore.errors import SqueezeError
 
 HOME_HELP = "Where the store lives (environment: SQUEEZE_HOME)."
@@ -66,6 +67,7 @@ def _settings(
 
 def main() -> None:
     """Run the command; every refusal is one sentence on stderr and an exit code."""
+    leave_pandas_out()
     from squeezeflow import commands  # noqa: F401, PLC0415 - registers the commands on `app`
 
     try:

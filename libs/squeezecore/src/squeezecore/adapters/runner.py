@@ -12,6 +12,7 @@ import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,14 @@ from squeezecore.adapters.operations import Progress, Report, assets, open_store
 from squeezecore.adapters.store import Store
 from squeezecore.adapters.tables import BacktestRun
 from squeezecore.errors import DataHoleError, SpecError, SqueezeError, UsageError
-from squeezecore.market import DAY_S, FundingSeries, Instrument
+from squeezecore.market import DAY_S, FundingSeries, Instrument, Rows, cut, empty
 from squeezecore.report import Summary, Trade
 from squeezecore.spec import BacktestSpec, Costs, Limits, canonical, day_start_s, nearest
 from squeezecore.squeeze import SqueezeParams
 from squeezecore.trading import USD_E8
+
+FLUSH_DAYS = 10  # days of results stored at once
+DAYS_A_PROCESS = 8  # asset-days that make another process worth its start
 
 
 class BacktestRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +45,7 @@ class BacktestRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: BacktestSpec
     shards: int = 0  # 0: one piece a process
-    jobs: int = 0  # 0: one a core
+    jobs: int = 0  # 0: one a core, fewer for a few days
     fresh: bool = False
     out: Path | None = None
 
@@ -136,21 +140,24 @@ def _backtest(opener: scanning.Opener, store: Store, request: BacktestRequest, r
     warnings = _look_at_data(store, spec)
     version = scanning.code_version()
     run_id = core.run_id(spec, version)
-    rows_seen = _fingerprint(store, spec)
     found = store.run(run_id)
-    if found is not None and found.state == "done" and not request.fresh:
-        if found.summary["rows"] == rows_seen:
-            answer = _answer(spec, found, warnings, cached=True)
-            return _exported(store, answer, instruments, request.out)
-        warnings = ("rows have changed since this run was finished: it was scanned again", *warnings)
     begun = time.perf_counter()
-    if found is not None and found.summary["rows"] != rows_seen:
-        store.drop_run(run_id)  # what other rows left must not stand beside what these bring; the same rows overwrite themselves
-    run = BacktestRun(
-        run_id=run_id, spec=canonical(spec).decode(), code_version=version, state="running", summary={"rows": rows_seen}
-    )
-    store.put_run(run)
-    result = _Run(opener, store, run_id, spec, request, report).fold(instruments, funding, version)
+    with ThreadPoolExecutor(1) as beside:
+        summing = beside.submit(_fingerprint, store, spec)
+        if found is not None:
+            if found.state == "done" and not request.fresh and found.summary["rows"] == summing.result():
+                answer = _answer(spec, found, warnings, cached=True)
+                return _exported(store, answer, instruments, request.out)
+            if found.summary["rows"] != summing.result():
+                warnings = ("rows have changed since this run was begun: it was scanned again", *warnings)
+                store.drop_run(run_id)  # what other rows left must not stand beside what these bring
+                found = None
+        run = BacktestRun(run_id=run_id, spec=canonical(spec).decode(), code_version=version, state="running")
+        started = beside.submit(lambda: _begin(store, run, summing.result()))
+        work = _Run(opener, store, run_id, spec, request, report, resume=found is not None and not request.fresh)
+        result = work.fold(instruments, funding, version)
+        run = started.result()
+    rows_seen = run.summary["rows"]
     summary = {
         "rows": rows_seen,
         "params_hash": result.params_hash,
@@ -161,6 +168,13 @@ def _backtest(opener: scanning.Opener, store: Store, request: BacktestRequest, r
     store.put_run(done)
     answer = _answer(spec, done, warnings, cached=False, seconds=time.perf_counter() - begun)
     return _exported(store, answer, instruments, request.out)
+
+
+def _begin(store: Store, run: BacktestRun, rows: str) -> BacktestRun:
+    """Record that a run has begun, and of which rows; only then are its stored days taken up by a later attempt."""
+    run = msgspec.structs.replace(run, summary={"rows": rows})
+    store.put_run(run)
+    return run
 
 
 def _markets(store: Store, spec: BacktestSpec) -> tuple[dict[str, Instrument], dict[str, FundingSeries]]:
@@ -230,15 +244,18 @@ class _Run:
         spec: BacktestSpec,
         request: BacktestRequest,
         report: Report,
+        *,
+        resume: bool,
     ) -> None:
         self._opener, self._store, self._run_id, self._spec, self._report = opener, store, run_id, spec, report
         self._params = squeeze.params_from(spec.params)
-        self._jobs = request.jobs or os.cpu_count() or 1
-        self._fresh = request.fresh
+        self._jobs = request.jobs or worth_jobs(spec)
+        self._resume = resume
         self._shards = request.shards or max(self._jobs, len(spec.assets))
         self._scans: dict[tuple[str, dt.date], core.DayScan] = {}
         self._days = spec.days()
         self._folded = self._trades = 0
+        self._unstored: list[core.DayResult] = []
 
     def fold(
         self, instruments: Mapping[str, Instrument], funding: Mapping[str, FundingSeries], version: str
@@ -246,7 +263,7 @@ class _Run:
         """Scan what is missing, repair seams, fold all days, and store each day's results."""
         fold = core.Fold(self._spec, instruments, funding, version)
         total = len(self._days) * len(self._spec.assets)
-        for scan in () if self._fresh else scanning.stored(self._store, self._run_id):
+        for scan in scanning.stored(self._store, self._run_id) if self._resume else ():
             self._scans[scan.asset, scan.day] = scanning.light(scan)
         items = self._open_items()
         for scan in scanning.scan_all(
@@ -263,6 +280,7 @@ class _Run:
             )
         result = fold.finish(repaired)
         self._store_day(result.closing)
+        self._flush()
         return result
 
     def _open_items(self) -> list[core.Item]:
@@ -311,12 +329,28 @@ class _Run:
         return len(repaired)
 
     def _store_day(self, day: core.DayResult) -> None:
-        if day.trades:
-            self._store.insert_trades(self._run_id, day.trades, self._trades + 1)
-            self._trades += len(day.trades)
-        self._store.insert_equity(self._run_id, day.equity_ts, day.equity_usd_e8)
-        if day.decisions:
-            self._store.insert_decisions(self._run_id, day.decisions)
+        """Keep a day's results for the next flush: an insert costs the same for a day as for ten."""
+        self._unstored.append(day)
+        if len(self._unstored) >= FLUSH_DAYS:
+            self._flush()
+
+    def _flush(self) -> None:
+        days, self._unstored = self._unstored, []
+        trades = [trade for day in days for trade in day.trades]
+        decisions = [decision for day in days for decision in day.decisions]
+        if trades:
+            self._store.insert_trades(self._run_id, trades, self._trades + 1)
+            self._trades += len(trades)
+        if days:
+            ts, equity = (np.concatenate([day[n] for day in days]) for n in (2, 3))
+            self._store.insert_equity(self._run_id, ts, equity)
+        if decisions:
+            self._store.insert_decisions(self._run_id, decisions)
+
+
+def worth_jobs(spec: BacktestSpec) -> int:
+    """Return how many processes a spec is worth on this machine."""
+    return max(1, min(os.cpu_count() or 1, len(spec.days()) * len(spec.assets) // DAYS_A_PROCESS))
 
 
 def _spans(days: Sequence[dt.date]) -> list[tuple[dt.date, dt.date]]:
@@ -330,22 +364,24 @@ def _spans(days: Sequence[dt.date]) -> list[tuple[dt.date, dt.date]]:
 
 
 class _Reader:
-    """Rows for the fold, read in larger pieces than it asks for."""
+    """Rows for the fold: the columns it looks at, a day at a time; the others are zero."""
 
-    AHEAD_S = 4 * 3600
+    COLUMNS = ("ts", "open", "high", "low", "close", "buy_qty", "sell_qty", "mark", "spot_delta", "perp_delta")
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._kept: dict[str, tuple[int, int, Any]] = {}
+        self._kept: dict[str, tuple[int, int, Rows]] = {}
 
-    def __call__(self, asset: str, start_s: int, end_s: int) -> Any:
-        first, last, rows = self._kept.get(asset, (0, 0, None))
-        if rows is None or start_s < first or end_s > last:
-            first, last = start_s, max(end_s, min(start_s + self.AHEAD_S, (start_s // DAY_S + 1) * DAY_S))
-            rows = self._store.read_rows(asset, first, last)
+    def __call__(self, asset: str, start_s: int, end_s: int) -> Rows:
+        first, last, rows = self._kept.get(asset, (0, 0, empty(Rows)))
+        if start_s < first or end_s > last:
+            first, last = start_s, max(end_s, (end_s - 1) // DAY_S * DAY_S + DAY_S)
+            columns = self._store.read_row_columns(asset, first, last, self.COLUMNS)
+            zero = np.broadcast_to(np.int64(0), len(columns["ts"]))
+            rows = Rows(*(columns.get(name, zero) for name in Rows._fields))
             self._kept[asset] = (first, last, rows)
         a, b = np.searchsorted(rows.ts, (start_s, end_s))
-        return type(rows)(*(column[a:b] for column in rows))
+        return cut(rows, int(a), int(b))
 
 
 # --- results, to the store and to files ---

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
-import multiprocessing
 import queue
 import signal
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from squeezecore.adapters.pool import context
 from squeezecore.adapters.store import Store
 from squeezecore.adapters.tables import BacktestDay
 from squeezecore.backtest import DayScan, Item, scan_block, warmup_start_s
@@ -106,9 +106,9 @@ def scan_all(
         for item in items:
             yield from _scan_and_keep(store, run_id, spec, params, item)
         return
-    context = multiprocessing.get_context("spawn")  # a forked client or engine thread would hang
-    news: Any = context.Queue()
-    pool = ProcessPoolExecutor(min(jobs, len(items)), context, _start_worker, (opener, news))
+    forking = context()
+    news: Any = forking.Queue()
+    pool = ProcessPoolExecutor(min(jobs, len(items)), forking, _start_worker, (opener, news))
     try:
         pending: set[Future[int]] = {pool.submit(_work, run_id, spec, params, item) for item in items}
         expected = received = 0
