@@ -75,10 +75,8 @@ def main() -> None:
     except SqueezeError as error:
         _say(str(error))
         code = error.exit_code
-    except KeyboardInterrupt:
-        _say("stopped; what was finished is kept")
-        code = 130
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("stopped; what was finished is kept, the same command again goes on from there\n")
         code = 130
     except OSError as error:
         _say(f"the system refused: {error}")
