@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("NUMBA_CPU_NAME", "x86-64-v3")  # as the Makefile: one disk cache for all processes
-
 import msgspec
 from rich.console import Console
 from rich.table import Table
-
-from squeezecore.adapters import embedded
 from tests.bench import commanding, computing, importing, storing
 from tests.bench.measuring import REFERENCE_S, Figure, calibrate
 from tests.bench.stage import Stage
+
+from squeezecore.adapters import embedded
 
 OUT = Path(__file__).parents[2] / "build" / "bench.json"
 GROUPS = {"computing": computing, "storing": storing, "importing": importing, "commanding": commanding}
@@ -27,7 +24,9 @@ screen = Console(stderr=True)
 def main() -> int:
     """Measure; 1 when a bar is missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--only", action="append", choices=GROUPS, help="one group, may be repeated; nothing is written")
+    parser.add_argument(
+        "--only", action="append", choices=GROUPS, help="one group, may be repeated; nothing is written"
+    )
     parser.add_argument("--quick", action="store_true", help="the longest run has 90 days instead of 365, and says so")
     asked = parser.parse_args()
     calibrate()
@@ -57,12 +56,26 @@ def main() -> int:
 def show(figures: list[Figure]) -> None:
     """Print the table."""
     table = Table(show_lines=False)
-    for heading, side in (("what", "left"), ("value", "right"), ("bar", "right"), ("unit", "left"), ("ok", "left"), ("how", "left")):
+    for heading, side in (
+        ("what", "left"),
+        ("value", "right"),
+        ("bar", "right"),
+        ("unit", "left"),
+        ("ok", "left"),
+        ("how", "left"),
+    ):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
     for line in figures:
         bar = "" if line.bar is None else f"{line.bar:,g}"
         mark = "" if line.bar is None else "yes" if line.ok else "[red]NO[/red]"
-        table.add_row(line.name, f"{line.value:,.4g}" if line.value < 1000 else f"{line.value:,.0f}", bar, line.unit, mark, line.how)
+        table.add_row(
+            line.name,
+            f"{line.value:,.4g}" if line.value < 1000 else f"{line.value:,.0f}",
+            bar,
+            line.unit,
+            mark,
+            line.how,
+        )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
-STARTED = time.monotonic()
-
 import datetime as dt
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ from squeezecore.spec import BacktestSpec, day_start_s
 
 def main(home: Path, day: dt.date, file: Path | None) -> dict[str, float]:
     """Scan one day of the store in `home`, or of rows in a file."""
-    times = {"interpreter": STARTED, "imports": time.monotonic()}
+    times = {"imports": time.monotonic()}
     params = squeeze.params_from({})
     if file is not None:
         rows = Rows(*np.load(file))
@@ -31,7 +28,9 @@ def main(home: Path, day: dt.date, file: Path | None) -> dict[str, float]:
         scan = next(scan_block(params, "BTC", cut(rows, int(a), int(b)), blocks))
     else:
         from squeezecore.adapters import embedded, scanning
+        from squeezecore.adapters.lean import leave_pandas_out
 
+        leave_pandas_out()  # as the command's processes do
         with embedded.open_store(home) as store:
             times["store"] = time.monotonic()
             item = Item(asset="BTC", first_day=day, n_days=1)
@@ -42,4 +41,8 @@ def main(home: Path, day: dt.date, file: Path | None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), dt.date.fromisoformat(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3:] else None)))
+    print(
+        json.dumps(
+            main(Path(sys.argv[1]), dt.date.fromisoformat(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3:] else None)
+        )
+    )

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
+from tests.bench.measuring import Figure, at_most, plain, timed
+from tests.bench.stage import ASSET, CORES, Stage, first_day
 
 from squeezecore.backtest import warmup_start_s
 from squeezecore.market import DAY_S
 from squeezecore.spec import day_start_s
-from tests.bench.measuring import Figure, at_most, plain, timed
-from tests.bench.stage import ASSET, CORES, Stage, first_day
 
 COMMAND = Path(sys.executable).with_name("squeezeflow")
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,14 @@ def _cold(stage: Stage) -> list[Figure]:
         parts = ", ".join(f"{name} {statistics.median(step[name] for step in steps[1:]):.2f} s" for name in steps[0])
         how = f"a fresh process, numba cache warm, 28 h and the day from {origin}; reached: {parts}"
         lines.append(
-            at_most(f"cold start to a scanned day, rows from {'a file' if given else 'the store'}", timing, "s", 2.0, 1.0, how)
+            at_most(
+                f"cold start to a scanned day, rows from {'a file' if given else 'the store'}",
+                timing,
+                "s",
+                2.0,
+                1.0,
+                how,
+            )
         )
     return lines
 

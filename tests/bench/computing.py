@@ -7,15 +7,15 @@ import types
 from typing import Any, NamedTuple
 
 import numpy as np
+from tests.bench.measuring import Figure, Stopwatch, at_most, median_of_parts, plain, timed
+from tests.bench.phases import figures as phase_figures
+from tests.bench.stage import ASSET, START, WARMUP_DAYS, Stage, first_day
 
 from squeezecore import backtest, simulator, squeeze, tape
 from squeezecore.adapters import scanning
 from squeezecore.adapters.runner import make_spec
 from squeezecore.market import DAY_S, FundingSeries, Instrument, Rows, concat, cut
 from squeezecore.spec import BacktestSpec, day_start_s
-from tests.bench.measuring import Figure, Stopwatch, at_most, median_of_parts, plain, timed
-from tests.bench.phases import figures as phase_figures
-from tests.bench.stage import ASSET, START, WARMUP_DAYS, Stage, first_day
 
 DAYS = 30  # a plan's block, whose warm-up is paid once
 RUNS = 5
@@ -31,6 +31,7 @@ PARTS = (
     (backtest.Fold, "_catch_up", "engine: phase 5 over quiet seconds"),
     (backtest.Fold, "_rest", "equity path and limits of quiet seconds"),
     (backtest.Fold, "_step", "eventful seconds: engine, limits, exchange, ledger"),
+    (backtest.Fold, "_work", "seconds of open orders: exchange, ledger"),
     (backtest.Fold, "_sign", "result hash"),
     (backtest, "deepen", "drawdown"),
     (scanning, "code_version", "code hash"),
@@ -115,7 +116,12 @@ def _parts(world: World) -> list[Figure]:
     parts = median_of_parts(runs)
     total = sum(parts.values())
     return [
-        plain(f"  {label}", seconds * 1e3 / DAYS, "ms/day/core", f"{seconds / total:.0%} of map and fold; function by function")
+        plain(
+            f"  {label}",
+            seconds * 1e3 / DAYS,
+            "ms/day/core",
+            f"{seconds / total:.0%} of map and fold; function by function",
+        )
         for label, seconds in sorted(parts.items(), key=lambda part: -part[1])
     ]
 
@@ -150,7 +156,8 @@ def _against_python(world: World) -> Figure:
     params, warm, rows = squeeze.params_from(world.spec.params), _warm(world), cut(world.days[0][1], 0, PLAIN_S)
     fast = timed(lambda: [squeeze.scan(params, warm.copy(), rows) for _ in range(20)], 3)
     copying = timed(lambda: [warm.copy() for _ in range(20)], 3)
-    compiled, found = squeeze._compiled, {}
+    compiled = squeeze._compiled
+    found: dict[str, squeeze.Features] = {}
 
     def slowly() -> None:
         found["features"] = squeeze.scan(params, warm.copy(), rows)[1]
@@ -161,7 +168,7 @@ def _against_python(world: World) -> Figure:
     finally:
         squeeze._compiled = compiled
     same = squeeze.scan(params, warm.copy(), rows)[1]
-    equal = all(a.tobytes() == b.tobytes() for a, b in zip(same, found["features"], strict=True))
+    equal = tape.pack(same) == tape.pack(found["features"])
     one = (fast.seconds - copying.seconds) / 20
     return Figure(
         name="compiled kernel over plain Python", value=slow.seconds / one, unit="times", bar=1.0, ok=equal and slow.seconds > one,

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tests.bench.measuring import Figure, on_one_core, plain, rate, timed
+from tests.bench.stage import ASSET, START, Stage
 
 from squeezecore import simulator
 from squeezecore.adapters import archive, embedded, importing, reading, repair
 from squeezecore.adapters.filebars import scan_file
 from squeezecore.adapters.operations import silent
-from squeezecore.market import Side, Trades
+from squeezecore.market import Side
 from squeezecore.spec import day_start_s
-from tests.bench.measuring import Figure, plain, rate, timed
-from tests.bench.stage import ASSET, START, Stage
 
 NAME = "binance:BTC-USDT-PERP"
 COLUMNS = "id=id,price=price,qty=qty,time=time,maker=is_buyer_maker"
@@ -29,34 +29,43 @@ def figures(stage: Stage) -> list[Figure]:
     """Measure readers, readers + kernel, and the whole import."""
     stage.tell("simulating trades")
     instrument = next(one for one in simulator.instruments(ASSET) if one.id == NAME)
+    layout = archive.column_map(COLUMNS)
+    lines = []
     with tempfile.TemporaryDirectory(prefix="squeezeflow-bench-") as folder:
-        file = Path(folder) / "trades.parquet"
-        count, seconds = _write(file, instrument.price_decimals, instrument.qty_decimals)
-        said = f"{count:,} prints of {seconds:,} s, id, price and quantity as float64, time in ms; {file.stat().st_size / count:.1f} bytes a print"
-        stage.tell("trades from Parquet to bars")
-        layout = archive.column_map(COLUMNS)
-
-        def read() -> None:
-            assert sum(len(block.id) for block in _blocks(file, layout)) == count
-
-        def to_bars() -> None:
-            with tempfile.TemporaryDirectory(dir=folder) as spool:
-                opened = reading.open_table(file, layout, NAME, {})
-                assert opened is not None
-                findings = repair.Findings()
-                blocks = opened.blocks(findings, archive.UnitCount(), lambda _done: None)
-                scanned = scan_file(
-                    opened, repair.in_order(blocks, has_ids=True, findings=findings), Path(spool), findings
-                )
-                assert scanned is not None
-                assert sum(day.prints for day in scanned.days) == count
-
-        reader, bars = timed(read, RUNS), timed(to_bars, RUNS)
-        lines = [
-            rate("trades to bars from Parquet", count, bars, "trades/s/core", BAR, f"read, judge order and ids, make bars: {said}"),
-            plain("  of it reading", reader.seconds / bars.seconds, "of the time", f"{count / reader.seconds:,.0f} trades/s; {reader.said}"),
-        ]  # fmt: skip
+        file, texts = Path(folder) / "trades.parquet", Path(folder) / "texts.parquet"
+        count, seconds = _write(file, texts, instrument.price_decimals, instrument.qty_decimals)
+        for path, kind in ((file, "floats"), (texts, "texts")):
+            stage.tell(f"trades from Parquet to bars, {kind}")
+            reader = timed(on_one_core(_read, path, layout, count), RUNS)
+            bars = timed(on_one_core(_to_bars, path, layout, count, folder), RUNS)
+            said = (
+                f"read, judge order and ids, make bars: {count:,} prints of {seconds:,} s, price and quantity as {kind}, "
+                f"{path.stat().st_size / count:.1f} bytes a print"
+            )
+            lines += [
+                rate(f"trades to bars from Parquet, {kind}", count, bars, "trades/s/core", BAR, said),
+                plain("  of it reading", reader.seconds / bars.seconds, "of the time", reader.said),
+            ]
         return [*lines, _whole(stage, file, layout, count)]
+
+
+def _read(file: Path, layout: archive.Layout, count: int) -> None:
+    opened = reading.open_table(file, layout, NAME, {})
+    assert opened is not None
+    blocks = opened.blocks(repair.Findings(), archive.UnitCount(), lambda _done: None)
+    assert sum(len(block.id) for block in blocks) == count
+
+
+def _to_bars(file: Path, layout: archive.Layout, count: int, folder: str) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as spool:
+        opened = reading.open_table(file, layout, NAME, {})
+        assert opened is not None
+        findings = repair.Findings()
+        blocks = opened.blocks(findings, archive.UnitCount(), lambda _done: None)
+        ordered = repair.in_order(blocks, has_ids=True, findings=findings)
+        scanned = scan_file(opened, ordered, Path(spool), findings)
+        assert scanned is not None
+        assert sum(day.prints for day in scanned.days) == count
 
 
 def _whole(stage: Stage, file: Path, layout: archive.Layout, count: int) -> Figure:
@@ -73,13 +82,7 @@ def _whole(stage: Stage, file: Path, layout: archive.Layout, count: int) -> Figu
     return plain("trades imported into the store", count / timing.seconds, "trades/s", how)
 
 
-def _blocks(file: Path, layout: archive.Layout) -> list[Trades]:
-    opened = reading.open_table(file, layout, NAME, {})
-    assert opened is not None
-    return list(opened.blocks(repair.Findings(), archive.UnitCount(), lambda _done: None))
-
-
-def _write(file: Path, price_decimals: int, qty_decimals: int) -> tuple[int, int]:
+def _write(file: Path, texts: Path, price_decimals: int, qty_decimals: int) -> tuple[int, int]:
     """Write simulated prints as a repacked archive has them; return how many, and of how many seconds."""
     start_s = day_start_s(START)
     world = simulator.WorldSpec(start=START, assets=(ASSET,))
@@ -101,5 +104,10 @@ def _write(file: Path, price_decimals: int, qty_decimals: int) -> tuple[int, int
         )
         count += len(trades.id)
         hours += 4
-    pq.write_table(pa.concat_tables(tables), file, compression="zstd")
+    table = pa.concat_tables(tables)
+    pq.write_table(table, file, compression="zstd")
+    for name, decimals in (("price", price_decimals), ("qty", qty_decimals)):
+        numbers = [f"{number:.{decimals}f}" for number in table[name].to_pylist()]
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(numbers))
+    pq.write_table(table, texts, compression="zstd")
     return count, hours * 3600

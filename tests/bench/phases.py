@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from tests.bench.measuring import Figure, plain, timed
+from tests.bench.stage import Stage
 
 from squeezecore import squeeze
 from squeezecore.market import Rows
 from squeezecore.squeeze import SqueezeParams, SqueezeState
-from tests.bench.measuring import Figure, plain, timed
-from tests.bench.stage import Stage
 
 RUNS = 7
 NAMES = {1: "phase 1, context", 2: "phase 2, divergence", 3: "phase 3, reset", 4: "phase 4, candle parts and score"}
@@ -60,16 +60,16 @@ def without(phases: set[int]) -> Callable[..., Any]:
     kept = []
     for node in ready.body:
         phase = max((n for n, line in begins.items() if line < node.lineno), default=0)
-        if phase not in phases:
-            kept.append(node)
-        elif isinstance(node, ast.Assign) and [getattr(t, "id", "") for t in node.targets] == ["evaluated"]:
+        if phase not in phases or (
+            isinstance(node, ast.Assign) and [getattr(t, "id", "") for t in node.targets] == ["evaluated"]
+        ):
             kept.append(node)
     ready.body = kept or [ast.Pass()]
     outer = tree.body[0]
     assert isinstance(outer, ast.FunctionDef)
     outer.decorator_list = []
     names = dict(vars(squeeze))
-    exec(compile(ast.fix_missing_locations(tree), "<kernel without phases>", "exec"), names)  # noqa: S102 - our own source
+    exec(compile(ast.fix_missing_locations(tree), "<kernel without phases>", "exec"), names)
     return numba.njit(names["_kernel"])  # type: ignore[no-any-return]
 
 

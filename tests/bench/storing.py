@@ -6,31 +6,34 @@ import datetime as dt
 import functools
 from typing import Any
 
+from tests.bench.measuring import Figure, Stopwatch, at_most, median_of_parts, plain, timed
+from tests.bench.stage import ASSET, START, Stage, first_day, prepare
+
 from squeezecore import backtest, simulator, squeeze
 from squeezecore.adapters import embedded, runner, scanning
 from squeezecore.adapters.operations import open_store
 from squeezecore.adapters.store import Store
-from squeezecore.spec import BacktestSpec
-from tests.bench.measuring import Figure, Stopwatch, at_most, median_of_parts, plain, timed
-from tests.bench.stage import ASSET, START, Stage, first_day, prepare
+from squeezecore.market import DAY_S
+from squeezecore.spec import BacktestSpec, day_start_s
 
 DAYS = 30
 RUNS = 3
-BAR_DAYS = 3  # of every market of the asset; more than a million rows
+BAR_DAYS = 5  # of every market of the asset: more than a million rows
 PARTS = (
     (Store, "read_rows", "reading rows_1s FINAL"),
-    (scanning, "keep", "storing scans"),
-    (scanning, "stored", "reading scans back"),
-    (backtest, "scan_block", "map"),
-    (squeeze, "scan", "map"),
-    (backtest, "hash_hours", "map"),
-    (squeeze, "fingerprint", "map"),
+    (Store, "read_row_columns", "reading rows_1s FINAL"),
+    (Store, "insert_backtest_days", "storing scans"),
+    (Store, "backtest_days", "reading scans back"),
+    (Store, "insert_trades", "storing results"),
+    (Store, "insert_equity", "storing results"),
+    (Store, "insert_decisions", "storing results"),
+    (Store, "asset_coverage", "asking what there is"),
     (backtest, "_day_scan", "map"),
+    (backtest, "hash_hours", "map"),
+    (squeeze, "scan", "map"),
+    (squeeze, "fingerprint", "map"),
     (backtest.Fold, "add_day", "fold"),
     (backtest.Fold, "finish", "fold"),
-    (runner._Run, "_store_day", "storing results"),
-    (runner, "_fingerprint", "asking what was read"),
-    (runner, "_look_at_data", "asking what is there"),
 )
 
 
@@ -58,16 +61,16 @@ def figures(stage: Stage) -> list[Figure]:
 def _from_store(store: Store, spec: BacktestSpec, instruments: Any, funding: Any) -> backtest.Result:
     params = squeeze.params_from(spec.params)
     (item,) = backtest.plan(spec)
-    fold = backtest.Fold(spec, instruments, funding, scanning.code_version())
+    fold, reader = backtest.Fold(spec, instruments, funding, scanning.code_version()), runner._Reader(store)
     for scan in scanning.scan_item(store, spec, params, item):
-        fold.add_day(scan.day, {ASSET: scan}, runner._Reader(store))
+        fold.add_day(scan.day, {ASSET: scan}, reader)
     return fold.finish()
 
 
 def _read(store: Store, spec: BacktestSpec) -> None:
     for day in spec.days():
-        start = backtest.day_start_s(day)
-        store.read_rows(ASSET, start, start + backtest.DAY_S)
+        start = day_start_s(day)
+        store.read_rows(ASSET, start, start + DAY_S)
 
 
 def _runner(stage: Stage, spec: BacktestSpec) -> list[Figure]:
@@ -129,5 +132,7 @@ def _bytes_a_bar(stage: Stage) -> list[Figure]:
     bar = plain("bar row in ClickHouse", bars_1s.bytes_per_row, "bytes", how, 20.0)
     return [
         Figure(name=bar.name, value=bar.value, unit=bar.unit, bar=bar.bar, ok=bar.ok and enough, how=how),
-        plain("asset row in ClickHouse", rows_1s.bytes_per_row, "bytes", f"rows_1s, the same way, {rows_1s.rows:,} rows"),
+        plain(
+            "asset row in ClickHouse", rows_1s.bytes_per_row, "bytes", f"rows_1s, the same way, {rows_1s.rows:,} rows"
+        ),
     ]
