@@ -17,6 +17,7 @@ import typer
 from squeezecore.adapters.lean import leave_pandas_out
 from squeezecore.errors import SqueezeError
 
+STOPPED = 130  # what a shell says of a command that Ctrl-C ended
 HOME_HELP = "Where the store lives (environment: SQUEEZE_HOME)."
 EPILOG = (
     "Times are UTC. A range of days names its last day; a range of seconds ends before its last. Exit codes: 0 done, \
@@ -68,16 +69,15 @@ def _settings(
 def main() -> None:
     """Run the command; every refusal is one sentence on stderr and an exit code."""
     leave_pandas_out()
-    from squeezeflow import commands  # noqa: F401, PLC0415 - registers the commands on `app`
-
     try:
+        from squeezeflow import commands  # noqa: F401, PLC0415 - registers the commands on `app`
+
         code: Any = app(standalone_mode=False)
     except SqueezeError as error:
         _say(str(error))
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("stopped; what was finished is kept, the same command again goes on from there\n")
-        code = 130
+        code = STOPPED
     except OSError as error:
         _say(f"the system refused: {error}")
         code = 1
@@ -86,6 +86,8 @@ def main() -> None:
             raise
         _say(error.format_message())
         code = getattr(error, "exit_code", 2)
+    if code == STOPPED:
+        sys.stderr.write("stopped; what was finished is kept, the same command again goes on from there\n")
     sys.stdout.flush()
     sys.stderr.flush()
     # LLVM takes 0.15 s to tear itself down; nothing is left to do after the flush.

@@ -1,8 +1,13 @@
 """Imported by the process that workers are forked from: loads the modules and compiles or loads the kernels."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import datetime as dt
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, from the first import on
 
 import numpy as np
 
