@@ -6,6 +6,7 @@ progress bar and a picture. Heavy imports happen inside the commands, so that `-
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from dataclasses import dataclass
@@ -90,7 +91,8 @@ def main() -> None:
         sys.stderr.write("stopped; what was finished is kept, the same command again goes on from there\n")
     sys.stdout.flush()
     sys.stderr.flush()
-    # LLVM takes 0.15 s to tear itself down; nothing is left to do after the flush.
+    # LLVM takes 0.15 s to tear itself down; after the exit handlers (sockets, temporary files) nothing is left to do.
+    atexit._run_exitfuncs()  # noqa: SLF001 - there is no public word for it
     os._exit(code if isinstance(code, int) else 0)
 
 
