@@ -304,7 +304,7 @@ def export(store: Store, request: ExportRequest, report: Report = silent) -> Exp
         raise UsageError(f"file was {request.out.name}, its name must end in .parquet or .csv")
     if request.end_s <= request.start_s:
         raise UsageError(f"range was {utc(request.start_s)} to {utc(request.end_s)}, it must not be empty")
-    instrument = _export_instrument(store, request)
+    instrument = instrument_for(store, request.what, request.name)
     partial = request.out.with_name(request.out.name + ".partial")
     written = 0
     columns: tuple[str, ...] = ()
@@ -337,9 +337,11 @@ def export(store: Store, request: ExportRequest, report: Report = silent) -> Exp
     return ExportReport(out=str(request.out), rows=written, bytes=request.out.stat().st_size, columns=columns)
 
 
-def _export_instrument(store: Store, request: ExportRequest) -> Instrument:
+def instrument_for(store: Store, what: str, name: str) -> Instrument:
+    """Return the instrument whose scales bars (of `name`) or rows (of asset `name`) are written at."""
     known = store.instruments()
-    name = find_asset(assets(store), request.name).traded if request.what == "rows" else request.name
+    if what == "rows":
+        name = find_asset(assets(store), name).traded
     if name not in known:
         hint = nearest(name, known) if known else "the store is empty: import or simulate first"
         raise UsageError(f"instrument was {name!r}, which the store does not know: {hint}")

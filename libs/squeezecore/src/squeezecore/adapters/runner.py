@@ -404,6 +404,11 @@ def _answer(
     )
 
 
+def answer_of(run: BacktestRun) -> BacktestReport:
+    """Return a finished run's report, from what the store keeps of it."""
+    return _answer(msgspec.json.decode(run.spec, type=BacktestSpec), run, (), cached=True)
+
+
 def trade_table(trades: Sequence[Trade], instruments: Mapping[str, Instrument]) -> pa.Table:
     """Return trades in units people use: USD, base units, UTC seconds."""
     rows = []

@@ -1,0 +1,138 @@
+"""What a notebook wants: a run's tables, rows and bars as data frames, in units people use."""
+
+from __future__ import annotations
+
+import datetime as dt
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from squeezecore.adapters import explaining, operations, runner
+from squeezecore.adapters.store import Store
+from squeezecore.errors import UsageError
+from squeezecore.report import Summary
+from squeezecore.spec import BacktestSpec
+from squeezecore.trading import USD_E8
+from squeezeflow.main import default_home
+
+Kind = Literal["polars", "pandas"]
+Time = str | dt.date | dt.datetime
+
+
+def _open(home: str | Path | None, clickhouse: str | None) -> AbstractContextManager[Store]:
+    return operations.open_store(Path(home) if home else default_home(), clickhouse)
+
+
+def _frame(table: pa.Table, kind: Kind) -> Any:
+    if kind == "polars":
+        import polars  # noqa: PLC0415
+
+        return polars.from_arrow(table)
+    if kind == "pandas":
+        return table.to_pandas()
+    raise UsageError(f"frame was {kind!r}, it can be polars or pandas")
+
+
+def _second(time: Time, name: str) -> int:
+    if isinstance(time, str):
+        try:
+            time = dt.datetime.fromisoformat(time)
+        except ValueError:
+            raise UsageError(f"{name} was {time!r}, which is no UTC time: write it as 2026-01-31T12:00:00") from None
+    if not isinstance(time, dt.datetime):
+        time = dt.datetime(time.year, time.month, time.day)  # noqa: DTZ001 - made UTC below
+    return int((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run; its tables are read when asked for."""
+
+    run_id: str
+    result_hash: str
+    spec: BacktestSpec
+    summary: Summary
+    home: Path | None = None
+    clickhouse: str | None = None
+    frame: Kind = "polars"
+
+    def trades(self) -> Any:
+        """Return one line a trade: USD, base units, UTC seconds."""
+        with _open(self.home, self.clickhouse) as store:
+            known, listed = operations.assets(store), store.instruments()
+            instruments = {asset: listed[known[asset].traded] for asset in self.spec.assets}
+            return _frame(runner.trade_table(store.trades(self.run_id), instruments), self.frame)
+
+    def equity(self) -> Any:
+        """Return equity in USD, a point a minute and at each fill."""
+        with _open(self.home, self.clickhouse) as store:
+            ts, equity = store.equity(self.run_id)
+        return _frame(pa.table({"ts": _clock(ts), "equity_usd": equity / USD_E8}), self.frame)
+
+    def decisions(self) -> Any:
+        """Return every decision record, its reasons as JSON in `record`."""
+        with _open(self.home, self.clickhouse) as store:
+            return _frame(store.read_table("decisions", self.run_id).drop_columns(["run_id"]), self.frame)
+
+
+def load_run(
+    name: str = "last", *, home: str | Path | None = None, clickhouse: str | None = None, frame: Kind = "polars"
+) -> Run:
+    """Load a finished run by its id, the beginning of it, or `last`."""
+    with _open(home, clickhouse) as store:
+        found = explaining.find_run(store, name)
+    answer = runner.answer_of(found)
+    return Run(
+        run_id=found.run_id,
+        result_hash=found.result_hash,
+        spec=answer.spec,
+        summary=answer.summary,
+        home=Path(home) if home else None,
+        clickhouse=clickhouse,
+        frame=frame,
+    )
+
+
+def rows(
+    asset: str,
+    start: Time,
+    end: Time,
+    *,
+    home: str | Path | None = None,
+    clickhouse: str | None = None,
+    frame: Kind = "polars",
+) -> Any:
+    """Return an asset's seconds in `[start, end)`: flows in USD, the traded instrument's prices, open interest in base."""
+    return _seconds("rows", asset, start, end, home, clickhouse, frame)
+
+
+def bars(
+    instrument: str,
+    start: Time,
+    end: Time,
+    *,
+    home: str | Path | None = None,
+    clickhouse: str | None = None,
+    frame: Kind = "polars",
+) -> Any:
+    """Return an instrument's seconds in `[start, end)`: prices, base volumes, USD, prints, completeness."""
+    return _seconds("bars", instrument, start, end, home, clickhouse, frame)
+
+
+def _seconds(
+    what: str, name: str, start: Time, end: Time, home: str | Path | None, clickhouse: str | None, frame: Kind
+) -> Any:
+    begin, stop = _second(start, "start"), _second(end, "end")
+    with _open(home, clickhouse) as store:
+        instrument = operations.instrument_for(store, what, name)
+        block = store.read_bars(name, begin, stop) if what == "bars" else operations.read_rows(store, name, begin, stop)
+    table = operations.block_table(block, instrument)
+    return _frame(table.set_column(0, "ts", _clock(block.ts)), frame)
+
+
+def _clock(ts: np.ndarray[Any, Any]) -> pa.Array:
+    return pa.array(ts, pa.timestamp("s", "UTC"))
