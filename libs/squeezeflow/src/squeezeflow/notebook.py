@@ -29,9 +29,9 @@ def _open(home: str | Path | None, clickhouse: str | None) -> AbstractContextMan
 
 def _frame(table: pa.Table, kind: Kind) -> Any:
     if kind == "polars":
-        import polars  # noqa: PLC0415
+        import polars as pl  # noqa: PLC0415
 
-        return polars.from_arrow(table)
+        return pl.from_arrow(table)
     if kind == "pandas":
         return table.to_pandas()
     raise UsageError(f"frame was {kind!r}, it can be polars or pandas")
