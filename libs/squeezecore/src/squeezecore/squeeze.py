@@ -139,9 +139,10 @@ class SqueezeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def params_from(values: dict[str, Any]) -> SqueezeParams:
     """Make parameters from names and values, naming what is wrong and the nearest known name."""
     known = SqueezeParams.__struct_fields__
-    for name in values:
+    for name, value in values.items():
         if name not in known:
             raise SpecError(f"parameter was {name!r}, which does not exist: {nearest(name, known)}")
+        _check_value("parameter", name, value)
     try:
         return msgspec.convert(values, SqueezeParams, strict=True)
     except msgspec.ValidationError as error:

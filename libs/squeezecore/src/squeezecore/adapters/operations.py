@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -47,6 +47,21 @@ def silent(_progress: Progress) -> None:
     """Report nothing."""
 
 
+def refusal(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:
+    """Put a refused value into words: its name, the value itself, and what it must be.
+
+    >>> refusal(msgspec.ValidationError("Expected `int` <= 9 - at `$.costs.fee`"), {"costs": {"fee": 12}})
+    'costs.fee was 12, it was refused: expected `int` <= 9'
+    """
+    what, _, place = str(error).partition(" - at `$.")
+    if not place:
+        return f"the request was refused: {what}"
+    value: Any = values
+    for name in place.rstrip("`").split("."):
+        value = value.get(name, "") if isinstance(value, Mapping) else value
+    return f"{place.rstrip('`')} was {value!r}, it was refused: {what[0].lower()}{what[1:]}"
+
+
 @contextlib.contextmanager
 def open_store(home: Path, clickhouse_url: str | None = None) -> Iterator[Store]:
     """Open the store: an external ClickHouse when its address is given, else the embedded one of `home`."""
@@ -79,6 +94,9 @@ def put_assets(store: Store, path: Path) -> dict[str, AssetConfig]:
 # --- simulate ---
 
 
+WORLDS = ("squeeze", "noise")
+
+
 class SimulateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A simulated market to be put into the store."""
 
@@ -108,6 +126,8 @@ def simulate(store: Store, request: SimulateRequest, report: Report = silent) ->
     """
     from squeezecore import simulator  # noqa: PLC0415 - compiles on first use
 
+    if request.world not in WORLDS:
+        raise UsageError(f"world was {request.world!r}, which does not exist: {nearest(request.world, WORLDS)}")
     try:
         world = msgspec.convert(
             {
@@ -120,7 +140,7 @@ def simulate(store: Store, request: SimulateRequest, report: Report = silent) ->
             simulator.WorldSpec,
         )
     except msgspec.ValidationError as error:
-        raise UsageError(f"world was refused: {error}") from error
+        raise UsageError(refusal(error, {**msgspec.structs.asdict(request), "kind": request.world})) from error
     _refuse_mixing(store, world)
     known = assets(store)
     rows = bars = done = 0
@@ -227,7 +247,7 @@ FLOW_SECONDS_MAX = 7 * DAY_S
 def flow(store: Store, asset: str, start_s: int, end_s: int) -> FlowReport:
     """Return spot and perp flow of each second in `[start_s, end_s)`; CVD counts from `start_s`."""
     if not 0 < end_s - start_s <= FLOW_SECONDS_MAX:
-        raise UsageError(f"range was {end_s - start_s} s, the limits are 1 and {FLOW_SECONDS_MAX}: ask for less")
+        raise UsageError(f"range was {end_s - start_s} s, it must be 1 to {FLOW_SECONDS_MAX}: move --from or --to")
     config = find_asset(assets(store), asset)
     rows = read_rows(store, asset, start_s, end_s)
     scale = 10 ** store.instruments()[config.traded].price_decimals

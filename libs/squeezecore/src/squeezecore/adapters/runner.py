@@ -26,7 +26,7 @@ from squeezecore import backtest as core
 from squeezecore import squeeze
 from squeezecore.adapters import scanning
 from squeezecore.adapters.assets import find_asset
-from squeezecore.adapters.operations import Progress, Report, assets, open_store, silent, utc
+from squeezecore.adapters.operations import Progress, Report, assets, open_store, refusal, silent, utc
 from squeezecore.adapters.store import Store
 from squeezecore.adapters.tables import BacktestRun
 from squeezecore.errors import DataHoleError, SpecError, SqueezeError, UsageError
@@ -119,7 +119,7 @@ def make_spec(
     try:
         return msgspec.convert(values, BacktestSpec, strict=False)
     except msgspec.ValidationError as error:
-        raise SpecError(f"spec was refused: {error}") from error
+        raise SpecError(refusal(error, values)) from error
 
 
 # --- the run ---
