@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
+import multiprocessing
+import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -156,6 +159,15 @@ def _start_worker(opener: Opener, news: Any) -> None:
     _Worker.stack = contextlib.ExitStack()
     _Worker.store = _Worker.stack.enter_context(opener())
     _Worker.news = news
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent was killed: nobody would send it work or an end, and its lease keeps the server."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(run_id: str, spec: BacktestSpec, params: SqueezeParams, item: Item) -> int:
