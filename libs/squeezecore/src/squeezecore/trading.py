@@ -90,7 +90,7 @@ def order_id(params_hash: str, account: str, instrument: str, decided_ts: int, r
     """Name an order by what decided it, so that the same decision is the same order on any machine.
 
     >>> order_id("p", "paper", "binance:BTC-USDT-PERP", 1_767_225_600, "entry")
-    'sf-b5cd3cbb0a2c3fa66b71'
+    'sf-b1ba50c423041baca980'
     """
     text = "\n".join((params_hash, account, instrument, str(decided_ts), reason))
     return "sf-" + hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
