@@ -2,6 +2,7 @@
 
 import csv
 import datetime as dt
+import doctest
 import json
 import re
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from squeezecore.market import DAY_S, Rows
 from squeezecore.spec import day_start_s
 from squeezecore.squeeze import SqueezeParams
 from squeezecore.trading import USD_E8
+from squeezeflow import notebook
 from support.command import Market, simulated
 
 SPOT, PERP = "binance:BTC-USDT", "binance:BTC-USDT-PERP"
@@ -349,9 +351,10 @@ def test_notebooks_get_rows_and_bars(market: Market) -> None:
 
 
 def test_notebooks_find_the_home_the_command_uses(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    market.ask(*BACKTEST)
+    market.ask(*BACKTEST, "--fresh")
     monkeypatch.setenv("SQUEEZE_HOME", str(market.home))
     assert squeezeflow.load_run().summary.days == 3
+    assert doctest.testmod(notebook) == (0, 6)
 
 
 def test_notebooks_are_told_what_is_wrong(market: Market) -> None:

@@ -82,7 +82,22 @@ class Run:
 def load_run(
     name: str = "last", *, home: str | Path | None = None, clickhouse: str | None = None, frame: Kind = "polars"
 ) -> Run:
-    """Load a finished run by its id, the beginning of it, or `last`."""
+    """Load a finished run by its id, the beginning of it, or `last`.
+
+    `home` is where the command keeps its store: `SQUEEZE_HOME` or the user's data directory when not given. `frame` decides
+    what its tables are: polars or pandas.
+
+    >>> run = load_run("last")
+    >>> run.summary.days, run.spec.assets
+    (3, ('BTC',))
+    >>> run.trades().columns[:4]
+    ['number', 'asset', 'instrument', 'direction']
+    >>> run.equity().columns
+    ['ts', 'equity_usd']
+
+    Raises:
+        UsageError: no finished run has that name.
+    """
     with _open(home, clickhouse) as store:
         found = explaining.find_run(store, name)
     answer = runner.answer_of(found)
@@ -106,7 +121,17 @@ def rows(
     clickhouse: str | None = None,
     frame: Kind = "polars",
 ) -> Any:
-    """Return an asset's seconds in `[start, end)`: flows in USD, the traded instrument's prices, open interest in base."""
+    """Return an asset's seconds in `[start, end)`: flows in USD, the traded instrument's prices, open interest in base.
+
+    Times are UTC: a string, a date (its midnight) or a datetime.
+
+    >>> rows("BTC", "2026-01-04T12:00:00", "2026-01-04T12:05:00").height
+    300
+
+    Raises:
+        UsageError: the asset is unknown, or a time is none.
+        DataHoleError: no row lies in the range.
+    """
     return _seconds("rows", asset, start, end, home, clickhouse, frame)
 
 
@@ -119,7 +144,14 @@ def bars(
     clickhouse: str | None = None,
     frame: Kind = "polars",
 ) -> Any:
-    """Return an instrument's seconds in `[start, end)`: prices, base volumes, USD, prints, completeness."""
+    """Return an instrument's seconds in `[start, end)`: prices, base volumes, USD, prints, completeness.
+
+    >>> bars("binance:BTC-USDT", "2026-01-04", "2026-01-05", frame="pandas")["complete"].mean()
+    np.float64(1.0)
+
+    Raises:
+        UsageError: the store does not know the instrument, or a time is none.
+    """
     return _seconds("bars", instrument, start, end, home, clickhouse, frame)
 
 
