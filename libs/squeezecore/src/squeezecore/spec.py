@@ -69,7 +69,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weekly_loss_max: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.10
     drawdown_taper_start: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.10  # sizes shrink linearly from here …
     drawdown_max: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25  # … to zero here
-    liquidation_distance_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.03  # equity over gross notional: exit at it
+    liquidation_distance_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.03  # equity over gross notional
     price_collar: Annotated[float, msgspec.Meta(gt=0, le=1)] = (
         0.02  # a limit price further from the last close is denied
     )
