@@ -18,7 +18,7 @@ from squeezecore.adapters.store import Store
 from squeezecore.adapters.tables import BacktestDay
 
 COMMAND = Path(sys.executable).parent / "squeezeflow"
-WAIT_S = 60.0
+WAIT_S = 180.0  # a machine that does other things too
 NOT_A_PERSONS = ("SQUEEZE_HOME", "SQUEEZE_CLICKHOUSE", "PYTHONDONTWRITEBYTECODE")
 
 
