@@ -111,6 +111,7 @@ def scan_all(
         return
     forking = context()
     news: Any = forking.Queue()
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(min(jobs, len(items)), forking, _start_worker, (opener, news))
     try:
         pending: set[Future[int]] = {pool.submit(_work, run_id, spec, params, item) for item in items}
@@ -122,6 +123,9 @@ def scan_all(
                 received += 1
                 yield scan
     except BrokenProcessPool as error:
+        # A worker that was just being started when another died is waited for by the pool, but not ended by it.
+        for worker in set(multiprocessing.active_children()).difference(others):
+            worker.kill()
         raise SqueezeError(
             "a scanning process was killed from outside (out of memory?); scanned days are kept: run the same command again, "
             "with fewer --jobs if memory was short"
