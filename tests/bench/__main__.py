@@ -31,7 +31,7 @@ def main() -> int:
     asked = parser.parse_args()
     calibrate()
     speed = calibrate()
-    screen.print(f"calibration loop {speed * 1e3:.1f} ms, reference {REFERENCE_S * 1e3:.1f} ms")
+    screen.print(f"calibration loop {speed * 1e3:.1f} ms, reference {REFERENCE_S[1] * 1e3:.1f} ms")
     found: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="squeezeflow-bench-") as folder, screen.status("beginning") as status:
         home = Path(folder) / "home"

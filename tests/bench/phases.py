@@ -9,34 +9,43 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import statistics
 import textwrap
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numba
-from tests.bench.measuring import Figure, plain, timed
+from tests.bench.measuring import Figure, plain
 from tests.bench.stage import Stage
 
 from squeezecore import squeeze
 from squeezecore.market import Rows
 from squeezecore.squeeze import SqueezeParams, SqueezeState
 
-RUNS = 7
+ROUNDS = 15
 NAMES = {1: "phase 1, context", 2: "phase 2, divergence", 3: "phase 3, reset", 4: "phase 4, candle parts and score"}
 
 
 def figures(day: Rows, warm: SqueezeState, stage: Stage) -> list[Figure]:
-    """Time the scan of one warm day whole, without each phase, and without all of them."""
+    """Time the scan of one warm day whole, without each phase, and without all of them, in turns."""
     params = SqueezeParams()
-    whole = _time(params, warm, day, None)
+    left_out: list[set[int]] = [set(), *({n} for n in NAMES), set(NAMES)]
+    kernels = []
+    for phases in left_out:
+        stage.tell(f"compiling the kernel without {len(phases)} phases")
+        kernels.append(without(phases))
+        _scan(kernels[-1], params, warm, day)
+    rounds = [[_scan(kernel, params, warm, day) for kernel in kernels] for _ in range(ROUNDS)]
+    whole = statistics.median(times[0] for times in rounds)
+    kept = [statistics.median(times[n] / times[0] for times in rounds) for n in range(len(kernels))]
     lines = []
-    for left_out, name in [*(({n}, name) for n, name in NAMES.items()), (set(NAMES), "shared by all phases")]:
-        stage.tell(f"compiling the kernel: {name}")
-        seconds = _time(params, warm, day, without(left_out))
-        part = seconds if len(left_out) > 1 else whole - seconds
-        how = "what is left without phases 1-4" if len(left_out) > 1 else "time saved when it is left out"
-        share = f"{part / whole:.0%} of a scan of {whole * 1e3:.2f} ms; {how}; medians of {RUNS} runs of one warm day"
-        lines.append(plain(f"    {name}", part * 1e3, "ms/day/core", share))
+    for n, name in enumerate([*NAMES.values(), "shared by all phases"], 1):
+        last = n == len(left_out) - 1
+        share = kept[n] if last else 1 - kept[n]
+        how = "what is left without phases 1-4" if last else "time saved when it is left out"
+        said = f"{share:.0%} of the scan of one warm day, {whole * 1e3:.2f} ms; {how}; median ratio of {ROUNDS} rounds"
+        lines.append(plain(f"    {name}", share * whole * 1e3, "ms/day/core", said))
     return lines
 
 
@@ -73,15 +82,13 @@ def without(phases: set[int]) -> Callable[..., Any]:
     return numba.njit(names["_kernel"])  # type: ignore[no-any-return]
 
 
-def _time(params: SqueezeParams, warm: SqueezeState, day: Rows, kernel: Callable[..., Any] | None) -> float:
+def _scan(kernel: Callable[..., Any], params: SqueezeParams, warm: SqueezeState, day: Rows) -> float:
     compiled = squeeze._compiled
-    segments = compiled()[1]
-    states: list[SqueezeState] = []
-    if kernel is not None:
-        squeeze._compiled = lambda: (kernel, segments)  # type: ignore[assignment]
+    segments, state = compiled()[1], warm.copy()
+    squeeze._compiled = lambda: (kernel, segments)  # type: ignore[assignment]
     try:
-        return timed(
-            lambda: squeeze.scan(params, states.pop(), day), RUNS, before=lambda: states.append(warm.copy())
-        ).seconds
+        begun = time.perf_counter()
+        squeeze.scan(params, state, day)
+        return time.perf_counter() - begun
     finally:
         squeeze._compiled = compiled
