@@ -521,3 +521,13 @@ def test_how_prints_are_cut_into_files_changes_nothing(store: Store, tmp_path: P
     for name in ("buy_usd_cents", "sell_usd_cents"):  # each part of a second was rounded once
         assert np.abs(getattr(got, name) - getattr(want, name)).max() <= len(parts)
     assert [gap for gap in store.gaps(PERP) if gap.state == "open"] == []
+
+
+def test_a_hole_that_is_filled_from_its_far_end_leaves_no_gap(store: Store, tmp_path: Path) -> None:
+    """A smaller hole takes the place of a filled one; the filled one must not open its ids again."""
+    for k, part in enumerate((WHOLE[:1], WHOLE[1:2], WHOLE[4:], WHOLE[3:4], WHOLE[2:3])):
+        text = faults.file_text("aggTrades", "um", part)
+        import_paths(
+            store, [publish(tmp_path / f"part{k}", "um", "aggTrades", str(DAY), text, packed="csv")], assets={}
+        )
+    assert [gap for gap in store.gaps(PERP) if gap.state == "open"] == []

@@ -44,8 +44,9 @@ def unite(spans: Iterable[Span], slack: int = 0) -> list[Span]:
 
 
 def subtract(spans: Iterable[Span], gaps: Iterable[Gap]) -> list[Span]:
-    """Take the ids of gaps out of spans."""
-    holes = sorted((gap for gap in gaps if gap.first_id >= 0), key=lambda gap: gap.first_id)
+    """Take the ids of open gaps out of spans; what was filled is in them."""
+    open_ones = (gap for gap in gaps if gap.first_id >= 0 and gap.state == "open")
+    holes = sorted(open_ones, key=lambda gap: gap.first_id)
     out = []
     for span in spans:
         rest: Span | None = span
