@@ -78,14 +78,6 @@ def test_the_readme_is_one_screen() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 60
 
 
-def test_modules_that_the_map_names_exist() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    for name in re.findall(r"^  ([a-z]+\.py)\b", text, re.MULTILINE):
-        assert (ROOT / "libs/squeezecore/src/squeezecore" / name).exists(), name
-    for path in (ROOT / "libs/squeezecore/src/squeezecore").glob("[a-z]*.py"):
-        assert path.name in text, f"{path.name} is not in the map of docs/architecture.md"
-
-
 def test_the_glossary_has_the_words_of_the_field() -> None:
     text = (ROOT / "docs" / "domain.md").read_text()
     words = {

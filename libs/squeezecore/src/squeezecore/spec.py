@@ -39,7 +39,7 @@ class AssetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What trading costs in the simulated exchange; docs/domain.md says where each assumption lies."""
+    """What trading costs in the simulated exchange; docs/simulated-exchange.md says where each assumption lies."""
 
     taker_fee_ppm: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 500  # 5 bp
     maker_fee_ppm: Annotated[int, msgspec.Meta(ge=-1_000, le=10_000)] = 200  # 2 bp
