@@ -7,7 +7,7 @@ import functools
 from typing import Any
 
 from tests.bench.measuring import Figure, Stopwatch, at_most, median_of_parts, plain, timed
-from tests.bench.stage import ASSET, CORES, START, Stage, first_day, prepare
+from tests.bench.stage import ASSET, START, Stage, first_day, prepare
 
 from squeezecore import backtest, simulator, squeeze
 from squeezecore.adapters import embedded, runner, scanning
@@ -43,13 +43,13 @@ def figures(stage: Stage) -> list[Figure]:
     spec = runner.make_spec(assets=[ASSET], start=first_day(), end=first_day() + dt.timedelta(DAYS - 1))
     stage.tell("map and fold from ClickHouse")
     asset_instruments, funding = runner._markets(stage.store, spec)
-    timing = timed(lambda: _from_store(stage.store, spec, asset_instruments, funding), RUNS, CORES)
+    timing = timed(lambda: _from_store(stage.store, spec, asset_instruments, funding), RUNS)
     whole = at_most(
         "map and fold from ClickHouse", timing, "ms/day", 60.0, 1e3 / DAYS,
         f"one process, {DAYS} days read from rows_1s FINAL day by day, warm-up too; nothing kept",
     )  # fmt: skip
     stage.tell("the runner with one job")
-    reading = timed(lambda: _read(stage.store, spec), RUNS, CORES)
+    reading = timed(lambda: _read(stage.store, spec), RUNS)
     return [
         whole,
         plain("  of it reading rows_1s FINAL", reading.seconds * 1e3 / DAYS, "ms/day", f"19 columns; {reading.said}"),
@@ -81,7 +81,7 @@ def _runner(stage: Stage, spec: BacktestSpec) -> list[Figure]:
     def run() -> None:
         runner._backtest(opener, stage.store, request, lambda _progress: None)
 
-    timing = timed(run, RUNS, CORES)
+    timing = timed(run, RUNS)
     runs = []
     for _ in range(RUNS):
         watch = Stopwatch()
