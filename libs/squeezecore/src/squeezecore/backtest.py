@@ -32,6 +32,7 @@ from squeezecore.errors import UsageError
 from squeezecore.exchange import Exchange, FundingEvent, Market, Settled
 from squeezecore.ledger import Drawdown, deepen, divide_half_away, equity_path, notional_usd_e8
 from squeezecore.market import DAY_S, PPM, WARMUP_S, FundingSeries, Instrument, Rows, empty
+from squeezecore.mixing import hash_words
 from squeezecore.report import DayFacts, Summary, Trade, summarise
 from squeezecore.spec import BacktestSpec, canonical, day_start_s, digest
 from squeezecore.squeeze import Features, SqueezeParams, log_nano, params_from
@@ -174,7 +175,7 @@ def hash_hours(rows: Rows) -> dict[int, bytes]:
     for column, odd in zip(rows, _ODD, strict=True):
         _weigh(np.ascontiguousarray(column, np.int64).view(np.uint64), odd, row)
     return {
-        first + n: b"".join(part.to_bytes(8, "big") for part in _mix(row[start:end]))
+        first + n: hash_words(row[start:end])
         for n, (start, end) in enumerate(itertools.pairwise(borders.tolist()))
         if end > start
     }
@@ -197,20 +198,6 @@ def _weigh(words: Any, odd: Any, row: Any) -> None:
     """Add one column to the hash words of its rows."""
     for i in range(len(row)):
         row[i] += words[i] * odd
-
-
-@_njit
-def _mix(row: Any) -> Any:
-    """Mix each row's word with its place, and add them up twice, plain and weighted by place."""
-    plain, weighted, place = np.uint64(0), np.uint64(0), np.uint64(0)
-    for i in range(len(row)):
-        place += np.uint64(0x9E3779B97F4A7C15)
-        x = (row[i] ^ place) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
-        x ^= x >> np.uint64(29)
-        plain += x
-        weighted += x * (place | np.uint64(1))
-    return plain, weighted
 
 
 def _demand_span(asset: str, ts: Ints, start_s: int, end_s: int) -> None:

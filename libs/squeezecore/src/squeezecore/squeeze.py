@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from squeezecore.errors import SpecError, UsageError
 from squeezecore.market import WARMUP_S, Rows, cut
+from squeezecore.mixing import hash_words
 from squeezecore.spec import canonical, digest, nearest
 
 Ints = NDArray[np.int64]
@@ -1560,4 +1561,4 @@ def from_bytes(data: bytes) -> SqueezeState:
 
 def fingerprint(state: SqueezeState) -> str:
     """Hash everything that may influence the future: 32 hex digits, equal for equal futures once 28 h were seen."""
-    return digest(*(array.tobytes() for array in state))
+    return digest(*(hash_words(array) for array in state))
