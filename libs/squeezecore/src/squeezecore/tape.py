@@ -34,7 +34,7 @@ def pack(features: Features) -> bytes:
     """Write features of one block of seconds as bytes: tens of kilobytes a day."""
     n = len(features.ts)
     spans, starts = np.empty(n, np.int64), np.empty(n, np.int64)
-    stepped, steps = np.zeros(-(-n // 8), np.uint8), np.empty(n, np.uint16)
+    stepped, steps = np.empty(-(-n // 8), np.uint8), np.empty(n + 1, np.uint16)
     runs, flags = np.empty(n, np.int64), np.empty(n, np.uint32)
     shrink, _ = _compiled()
     n_spans, n_steps, n_runs = shrink(
@@ -45,7 +45,7 @@ def pack(features: Features) -> bytes:
         starts[:n_spans],
         np.diff(runs[:n_runs], prepend=0).astype(np.uint32),  # lengths are smaller numbers than places
         flags[:n_runs],
-        steps[:n_steps],
+        steps[: n_steps + 1],
         stepped,
         features.swing_ts,
         features.swings,
@@ -82,7 +82,7 @@ def unpack(data: bytes) -> Features:
 
     spans, starts = take(np.int64, n_spans), take(np.int64, n_spans)
     runs, values = np.cumsum(take(np.uint32, n_runs), dtype=np.int64), take(np.uint32, n_runs)
-    steps, stepped = take(np.uint16, n_steps), take(np.uint8, -(-n // 8))
+    steps, stepped = take(np.uint16, n_steps + 1), take(np.uint8, -(-n // 8))
     ts, score, flags = np.empty(n, np.int64), np.empty(n, np.int16), np.empty(n, np.uint32)
     _, grow = _compiled()
     grow(spans, starts, stepped, steps, runs, values, ts, score, flags)
@@ -103,9 +103,12 @@ def unpack(data: bytes) -> Features:
 def _shrink(
     ts: Any, score: Any, flags: Any, spans: Any, starts: Any, stepped: Any, steps: Any, runs: Any, values: Any
 ) -> tuple[int, int, int]:
-    """Keep changes; return how many spans, steps and runs there are. Steps wrap, small ones of either sign are small."""
+    """Keep changes; return how many spans, steps and runs there are. Steps wrap; small ones of either sign are small numbers.
+
+    One step of 0 stands behind the last, so that `_grow` may look without asking.
+    """
     n_spans = n_steps = n_runs = 0
-    before = 0
+    before = byte = 0
     for i in range(len(ts)):
         if i == 0 or ts[i] != ts[i - 1] + 1:
             spans[n_spans] = i
@@ -118,10 +121,14 @@ def _shrink(
         now: Any = np.int64(score[i])
         step = ((now - before + 32_768) & 65_535) - 32_768
         before = now
-        if step != 0:
-            stepped[i >> 3] |= np.uint8(1 << (i & 7))
-            steps[n_steps] = 2 * step if step > 0 else -2 * step - 1
-            n_steps += 1
+        steps[n_steps] = (step << 1) ^ (step >> 63)
+        moved = 1 if step != 0 else 0  # no branch: a quarter of the seconds step, none can be foretold
+        n_steps += moved
+        byte |= moved << (i & 7)
+        if i & 7 == 7 or i == len(ts) - 1:
+            stepped[i >> 3] = byte
+            byte = 0
+    steps[n_steps] = 0
     return n_spans, n_steps, n_runs
 
 
@@ -138,11 +145,11 @@ def _grow(
         flags[runs[k] : runs[k + 1] if k + 1 < len(runs) else n] = values[k]
     now = k = 0
     for i in range(n):
-        if stepped[i >> 3] >> (i & 7) & 1:
-            code: Any = np.int64(steps[k])
-            now += -(code >> 1) - 1 if code & 1 else code >> 1
-            k += 1
-        score[i] = np.int16(now)
+        moved: Any = np.int64(stepped[i >> 3]) >> (i & 7) & 1
+        code: Any = np.int64(steps[k])
+        now += ((code >> 1) ^ -(code & 1)) * moved
+        k += moved
+        score[i] = now
 
 
 @functools.cache
