@@ -715,21 +715,48 @@ class Fold:
     def _work(self, now: int, end: int) -> int:
         """Step second `now`, and those after it in which orders fill and nobody needs the engine; return the next one."""
         last = self._until_needed(now, end)
-        involved = self._involved() if last > now else []
-        columns = [self._seconds(lane, now, last) for lane in involved]
-        for ts in range(now, last):
-            market = {lane.name: Market(*column[ts - now]) for lane, column in zip(involved, columns, strict=True)}
-            orders = {order.id: order for order, _ in self._exchange.open_orders()}
-            if not orders:
-                return ts
-            touched = self._settle_with(ts, market, orders, [])
-            if self._measure(ts, touched):
-                self._decide(ts, touched, market)
-                return ts + 1
         if last == now:
             self._step(now)
             return now + 1
+        involved = self._involved()
+        for lane in involved:
+            self._reach(lane, now, last)
+        ts = now
+        while ts < last:
+            orders = {order.id: order for order, _ in self._exchange.open_orders()}
+            if not orders:
+                return ts
+            touched, done = self._fill(ts, last, orders, involved)
+            if not done:
+                touched, done = self._settle_with(ts, self._markets(involved, ts), orders, []), 1
+                self._measure(ts, touched)
+            ts += done
+            if touched:
+                self._decide(ts - 1, touched, self._markets(involved, ts - 1))
+                return ts
         return last
+
+    def _markets(self, lanes: Iterable[_Lane], ts: int) -> dict[str, Market]:
+        return {lane.name: _market_at(lane.rows, self._reach(lane, ts, ts + 1)) for lane in lanes}
+
+    def _fill(self, ts: int, last: int, orders: Mapping[str, Order], involved: Sequence[_Lane]) -> tuple[set[str], int]:
+        """Settle seconds from `ts` on in one pass where there is one plain order; return who was touched, and how many."""
+        first, limits, exchange = ts - self._day.start_s, self._spec.limits, self._exchange
+        if len(involved) != 1 or len(orders) != 1 or not first:
+            return set(), 0  # a day's first second opens its marks
+        rows, at = involved[0].rows, self._reach(involved[0], ts, last)
+        columns = (rows.open, rows.high, rows.low, rows.buy_qty, rows.sell_qty, rows.mark)
+        seconds = [column[at : at + last - ts] for column in columns]
+        floor = loss_floor_usd_e8(self._marks.day_open_usd_e8, limits)
+        held = bool(exchange.ledger.positions)
+        settled, equity = exchange.fill(ts, involved[0].name, seconds, floor, limits.liquidation_distance_min)
+        done = len(equity)
+        if done:
+            self._day.equity[first : first + done] = equity
+            self._marks = self._marks._replace(peak_usd_e8=max(self._marks.peak_usd_e8, int(equity.max())))
+            holds = bool(exchange.ledger.positions)  # a position begins or ends in the last second only
+            self._held_s += done - (not holds) if held else int(holds)
+        return self._touched_by(settled, orders), done
 
     def _until_needed(self, now: int, end: int) -> int:
         """Return the first second from `now` on in which an asset, funding or a hole may need more than the exchange."""
@@ -747,12 +774,6 @@ class Fold:
         names = {order.asset for order, _ in self._exchange.open_orders()}
         names |= {position.asset for position in self._exchange.ledger.positions.values()}
         return [self._lanes[asset] for asset in sorted(names)]
-
-    def _seconds(self, lane: _Lane, start_s: int, end_s: int) -> list[tuple[int, ...]]:
-        at = self._reach(lane, start_s, end_s)
-        rows = lane.rows
-        columns = (rows.open, rows.high, rows.low, rows.close, rows.buy_qty, rows.sell_qty, rows.mark)
-        return list(zip(*(column[at : at + end_s - start_s].tolist() for column in columns), strict=True))
 
     def _step(self, ts: int) -> None:
         """Let one second happen: the exchange settles, the engine decides, the limits are asked, orders go out."""
@@ -828,7 +849,10 @@ class Fold:
         self, ts: int, market: Mapping[str, Market], orders: Mapping[str, Order], funding: list[FundingEvent]
     ) -> set[str]:
         """Settle a second; return the assets whose position began or ended, or whose order ended without a position."""
-        settled = self._exchange.settle(ts, market, funding)
+        return self._touched_by(self._exchange.settle(ts, market, funding), orders)
+
+    def _touched_by(self, settled: Settled, orders: Mapping[str, Order]) -> set[str]:
+        """Book what was settled; return whom the engine must see for it."""
         touched = self._book_in(settled)
         for update in settled.updates:
             order = orders.get(update.order_id)

@@ -28,16 +28,17 @@ on integers, in parts per million, so every machine makes the same fill. This mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from squeezecore.filling import OUT_EQUITY, Deal, fill_seconds
 from squeezecore.ledger import MARGIN_PPM, Ledger, divide_half_away, notional_usd_e8, refuse_unsupported
 from squeezecore.market import DAY_S, PPM, Instrument, Kind, Side
-from squeezecore.schedules import Grid, Terms, grid_of, maintenance_path, maintenance_usd_e8, terms_of
+from squeezecore.schedules import Grid, Terms, bracket_columns, grid_of, maintenance_path, maintenance_usd_e8, terms_of
 from squeezecore.spec import Costs
 from squeezecore.trading import (
     ExitReason,
@@ -51,6 +52,7 @@ from squeezecore.trading import (
 )
 
 CARRY_S_MAX = 60  # seconds an opening market order waits for volume
+DEAL_MAX = 2**60  # what the kernel of `fill` may be told
 
 
 class Market(NamedTuple):
@@ -200,6 +202,38 @@ class Exchange:
         booked = bool(fills or payments)
         equity = self.ledger.check() if booked else self.ledger.equity_usd_e8
         return Settled(tuple(fills), tuple(updates), tuple(payments), equity)
+
+    def fill(
+        self, ts: int, name: str, seconds: Sequence[NDArray[np.int64]], loss_floor_usd_e8: int, distance_min: float
+    ) -> tuple[Settled, NDArray[np.int64]]:
+        """Settle, in one pass, seconds from `ts` on in which the one market order fills; return the equity of each too.
+
+        `seconds` holds columns open, high, low, buy_qty, sell_qty, mark of instrument `name`, the only one with an order or
+        a position; no funding may fall into them, nor midnight. Stops after a second that fills the order or opens a
+        position; and before one that needs more care: no such order, one that ends unfilled, a lack of margin, equity at
+        the loss floor, at `distance_min` of the gross value, or to be liquidated, integers too large or off the grid. Such
+        a second must go through `settle`, to which this is equal second by second.
+        """
+        deal = self._deal(ts, name, loss_floor_usd_e8, distance_min)
+        if deal is None:
+            return _NOTHING
+        working = self._state.working[0]
+        order, (open_, high, low, buy_qty, sell_qty, mark) = working.order, seconds
+        beside = buy_qty if order.side is Side.BUY else sell_qty
+        brackets = bracket_columns(self._terms(name, ts).brackets)
+        done, count, after, out = fill_seconds(deal, (open_, high, low, beside, mark), brackets)
+        if not done:
+            return _NOTHING
+        fills, updates = _fills_of(working, out[:, :count].T.tolist())
+        if fills:
+            self._state.known[order.id] = updates[-1]
+            self.ledger.apply_all(fills, self._instruments[name], after.position * deal.lot, after.cost, after.realised)
+        if not working.remaining:
+            self._state.working = []
+        self.ledger.mark({name: int(mark[done - 1])})
+        self._state.settled_ts = ts + done - 1
+        equity = self.ledger.check() if fills else self.ledger.equity_usd_e8
+        return Settled(tuple(fills), tuple(updates), (), equity), out[OUT_EQUITY, :done]
 
     def skip(self, end_ts: int, marks: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
         """Settle, in one pass, the quiet seconds up to and including `end_ts`, and return the equity of each, usd_e8.
@@ -462,6 +496,39 @@ class Exchange:
 
     # --- leaves ---
 
+    def _deal(self, ts: int, name: str, loss_floor_usd_e8: int, distance_min: float) -> Deal | None:
+        """Describe the one market order to the kernel; None when it is not the plain case."""
+        state, instrument, ledger = self._state, self._instruments[name], self.ledger
+        if len(state.working) != 1 or ts <= state.settled_ts or instrument.kind is Kind.SPOT:
+            return None
+        working = state.working[0]
+        order, grid, qty = working.order, self._grid(name, ts), ledger.qty_of(name)
+        adds = order.side.sign * qty >= 0
+        decimals = instrument.price_decimals + instrument.qty_decimals - 8
+        unit = int(10 ** max(0, decimals))
+        plain = (
+            order.kind is OrderKind.MARKET
+            and order.instrument == name
+            and ledger.positions.keys() <= {name}
+            and working.cancel_ts < 0
+            and ts >= working.taking_from_ts
+            and order.reduce_only != adds
+            and qty % grid.lot == working.remaining % grid.lot == grid.lot % unit == 0
+        )
+        if not plain:
+            return None
+        costs, held = self._costs, ledger.positions.get(name)
+        deal = Deal(
+            first_ts=ts, side=order.side.sign, reduces=int(order.reduce_only), remaining=working.remaining // grid.lot,
+            end_ts=working.taking_from_ts + CARRY_S_MAX, tick=grid.tick, lot=grid.lot,
+            lot_usd_e8=grid.lot // unit * int(10 ** max(0, -decimals)), half_spread_ppm=costs.half_spread_ppm,
+            impact_ppm=costs.impact_ppm, participation_ppm=costs.participation_max_ppm,
+            fee_ppm=self._terms(name, ts).taker_fee_ppm, margin_ppm=ledger.margin_ppm, floor=loss_floor_usd_e8,
+            position=qty // grid.lot, cost=held.cost_usd_e8 if held else 0,
+            funds=ledger.cash_usd_e8 + ledger.margin_usd_e8, mark=ledger.marks.get(name, 0), distance=distance_min,
+        )  # fmt: skip
+        return deal if max(map(abs, deal)) < DEAL_MAX else None
+
     def _is_safe(self, start_ts: int, end_ts: int, lowest: int, marks: Mapping[str, NDArray[np.int64]]) -> bool:
         """Tell, without a look at each second, whether the lowest equity is above the margin at the highest marks."""
         if start_ts // DAY_S != end_ts // DAY_S:
@@ -526,6 +593,30 @@ class Exchange:
         update = OrderUpdate(order_id=order.id, ts=ts, state=state, reason=reason)
         self._state.known[order.id] = update
         return update
+
+
+_NOTHING = Settled((), (), (), 0), np.empty(0, np.int64)
+
+
+def _fills_of(working: _Working, lines: list[list[int]]) -> tuple[list[Fill], list[OrderUpdate]]:
+    """Write down the kernel's fills of an order, (second, price, qty, fee, slippage, …) each, and what they left of it."""
+    order = working.order
+    name, account, asset, instrument = order.id, order.account, order.asset, order.instrument
+    side, reason, taker = order.side, order.reason, Liquidity.TAKER
+    fills, updates = [], []
+    for ts, price, qty, fee, slippage, _ in lines:
+        working.fills += 1
+        working.remaining -= qty
+        fills.append(
+            Fill(
+                id=f"{name}-{working.fills}", order_id=name, account=account, asset=asset, instrument=instrument, ts=ts,
+                side=side, price=price, qty=qty, fee_usd_e8=fee, slippage_usd_e8=slippage, liquidity=taker, reason=reason,
+            )
+        )  # fmt: skip
+        rest = working.remaining
+        state, text = (OrderState.PARTIAL, f"{rest} carried over") if rest else (OrderState.FILLED, "")
+        updates.append(OrderUpdate(order_id=name, ts=ts, state=state, reason=text))
+    return fills, updates
 
 
 def touched(side: Side, stop: int, second: Market) -> bool:

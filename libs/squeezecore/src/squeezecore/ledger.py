@@ -18,7 +18,7 @@ knows no order, no market hours and no limit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -132,6 +132,11 @@ class Ledger:
         return self._state.balances[MARGIN]
 
     @property
+    def margin_ppm(self) -> int:
+        """Return the share of a perpetual's cost that is reserved."""
+        return self._margin_ppm
+
+    @property
     def unrealised_usd_e8(self) -> int:
         """Return mark × qty − cost over all positions, at the last marks."""
         return sum(self.unrealised_of(name) for name in self._state.positions)
@@ -210,14 +215,31 @@ class Ledger:
             state.positions.pop(name, None)
         state.marks.setdefault(name, fill.price)
         state.slippage_usd_e8 += fill.slippage_usd_e8
-        reserved = state.margins.pop(name, 0)
-        needed = self.margin_for(instrument, new_cost)
-        if needed:
-            state.margins[name] = needed
-        return self._post(
-            (REALISED, -realised), (FEES, fill.fee_usd_e8), (MARGIN, needed - reserved),
-            (CASH, realised - fill.fee_usd_e8 - needed + reserved),
-        )  # fmt: skip
+        return self._reserve(instrument, new_cost, realised, fill.fee_usd_e8)
+
+    def apply_all(
+        self, fills: Sequence[Fill], instrument: Instrument, qty: int, cost: int, realised: int
+    ) -> Transaction:
+        """Book fills of one order at once: what `apply` of each leads to, given as the position's new qty and cost.
+
+        The order opens, adds or closes; it does not flip. Returns the postings of all together.
+        """
+        self._know(instrument)
+        state, name = self._state, instrument.id
+        held = state.positions.get(name)
+        if qty:
+            opened = held.opened_ts if held else fills[0].ts
+            state.positions[name] = Position(
+                asset=fills[0].asset, instrument=name, qty=qty, cost_usd_e8=cost, opened_ts=opened
+            )
+        else:
+            state.positions.pop(name, None)
+        state.marks.setdefault(name, fills[0].price)
+        fees = 0
+        for fill in fills:
+            fees += fill.fee_usd_e8
+            state.slippage_usd_e8 += fill.slippage_usd_e8
+        return self._reserve(instrument, cost, realised, fees)
 
     def pay_funding(self, instrument_id: str, rate: int, mark: int) -> int:
         """Pay (or receive) funding on what is held now and return what was received, usd_e8; negative: paid.
@@ -295,6 +317,17 @@ class Ledger:
         if instrument.id not in self._instruments:
             refuse_unsupported(instrument)
             self._instruments[instrument.id] = instrument
+
+    def _reserve(self, instrument: Instrument, cost: int, realised: int, fee: int) -> Transaction:
+        """Book a profit and a fee, and reserve what a position of this cost needs."""
+        margins = self._state.margins
+        reserved = margins.pop(instrument.id, 0)
+        needed = self.margin_for(instrument, cost)
+        if needed:
+            margins[instrument.id] = needed
+        return self._post(
+            (REALISED, -realised), (FEES, fee), (MARGIN, needed - reserved), (CASH, realised - fee - needed + reserved)
+        )
 
     def _post(self, *lines: tuple[str, int]) -> Transaction:
         postings = tuple(Posting(account, amount) for account, amount in lines if amount)

@@ -141,19 +141,19 @@ def maintenance_path(instrument: Instrument, qty: int, start_ts: int, marks: NDA
         first = 0 if number == 0 else max(0, terms.valid_from_s - start_ts)
         last = len(marks) if number == len(table) - 1 else max(0, table[number + 1].valid_from_s - start_ts)
         if terms.brackets and first < min(last, len(marks)):
-            _maintain(notional[first:last], *_columns(terms.brackets), result[first:last])
+            _maintain(notional[first:last], *bracket_columns(terms.brackets), result[first:last])
     return result
 
 
 @cache
 def _lists(brackets: tuple[Bracket, ...]) -> tuple[list[int], list[int], list[int]]:
-    """Return `_columns` as Python integers, for a single notional."""
-    limits, rates, deductions = _columns(brackets)
+    """Return `bracket_columns` as Python integers, for a single notional."""
+    limits, rates, deductions = bracket_columns(brackets)
     return limits.tolist(), rates.tolist(), deductions.tolist()
 
 
 @cache
-def _columns(brackets: tuple[Bracket, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def bracket_columns(brackets: tuple[Bracket, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return upper limits (usd_e8), rates (ppm) and deductions (usd_e8): maintenance = notional × rate − deduction."""
     limits = np.array([bracket.notional_usd_max * USD_E8 for bracket in brackets], np.int64)
     rates = np.array([bracket.maintenance_ppm for bracket in brackets], np.int64)
