@@ -97,7 +97,7 @@ def _maintenance(value: int, limits: Ints, rates: Ints, deductions: Ints) -> int
     at = 0
     while at < len(rates) - 1 and value > limits[at]:
         at += 1
-    return -(-value * rates[at] // PPM) - deductions[at]
+    return int(-(-value * rates[at] // PPM) - deductions[at])
 
 
 @_njit
