@@ -74,9 +74,14 @@ def fill_seconds(
 
 
 @_njit
-def _half_away(numerator: int, denominator: int) -> int:
-    half = (2 * abs(numerator) + denominator) // (2 * denominator)
-    return half if numerator >= 0 else -half
+def _part(amount: int, share: int, whole: int, away: int) -> int:
+    """Return amount × share / whole, rounded half away from zero (`away` 1), down (0) or up (2); amount and share >= 0.
+
+    The product need not fit: what `whole` goes into is taken out first.
+    """
+    rest = amount % whole * share
+    extra = (2 * rest + whole) // (2 * whole) if away == 1 else (rest + (whole - 1 if away == 2 else 0)) // whole
+    return int(amount // whole * share + extra)
 
 
 @_njit
@@ -97,7 +102,7 @@ def _maintenance(value: int, limits: Ints, rates: Ints, deductions: Ints) -> int
     at = 0
     while at < len(rates) - 1 and value > limits[at]:
         at += 1
-    return int(-(-value * rates[at] // PPM) - deductions[at])
+    return int(_part(value, rates[at], PPM, 2) - deductions[at])
 
 
 @_njit
@@ -131,27 +136,26 @@ def _fill_seconds(
             )  # fmt: skip
             price = ticks * d.tick
             now = position + d.side * qty
-            worth = float(price) * d.lot_usd_e8 * max(abs(now), abs(position), qty)
-            if max(worth, float(abs(cost))) * max(d.margin_ppm, d.fee_ppm, abs(now), abs(position), qty) > LARGE / 4:
+            if float(price) * d.lot_usd_e8 * max(abs(now), abs(position), qty) > LARGE:
                 return i, fills, position, cost, realised, fees, slippage
             notional = price * qty * d.lot_usd_e8
-            fee = _half_away(notional * d.fee_ppm, PPM)
+            fee = _part(notional, d.fee_ppm, PPM, 1)
             paid = d.side * (notional - opens[i] * qty * d.lot_usd_e8)
             if d.reduces:
                 if qty > abs(position):
                     return i, fills, position, cost, realised, fees, slippage
-                share = _half_away(cost * qty, abs(position))
+                share = -d.side * _part(abs(cost), qty, abs(position), 1)
                 gain = -d.side * notional - share
                 now_cost = cost - share
             else:
                 now_cost = cost + d.side * notional
-                needed = _half_away(price * abs(now) * d.lot_usd_e8 * d.margin_ppm, PPM)
-                if needed + notional * d.fee_ppm // PPM > funds + mark * position * d.lot_usd_e8 - cost:
+                needed = _part(price * abs(now) * d.lot_usd_e8, d.margin_ppm, PPM, 1)
+                if needed + _part(notional, d.fee_ppm, PPM, 0) > funds + mark * position * d.lot_usd_e8 - cost:
                     return i, fills, position, cost, realised, fees, slippage
         value = marks[i] * now * d.lot_usd_e8
         equity = funds + gain - fee + value - now_cost
         gross = abs(value)
-        if largest * d.lot_usd_e8 * max(abs(now), 1) * max(d.margin_ppm, PPM) > LARGE or (
+        if largest * d.lot_usd_e8 * max(abs(now), 1) > LARGE or (
             now != 0
             and (
                 equity <= d.floor
