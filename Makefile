@@ -6,7 +6,7 @@ READY := .venv/.ready
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format bench lock clean
+.PHONY: help venv web demo test check format bench lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,9 +20,17 @@ $(READY): requirements.lock pyproject.toml $(wildcard libs/*/pyproject.toml)
 	@grep -qm1 avx2 /proc/cpuinfo 2>/dev/null || echo "note: no AVX2 seen; the embedded ClickHouse needs it (an external server does not)"
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e libs/squeezecore -e libs/squeezeflow
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e libs/squeezecore -e libs/squeezeflow -e libs/squeezeview
 	@touch $(READY)
 	@echo "ready: $(BIN)/squeezeflow --help"
+
+# The front end has its own tools and needs nothing of Python; without it everything works but the page.
+WEB := libs/squeezeview/web
+
+web: ## Check and build the report page's front end (needs node and npm)
+	@for tool in node npm; do command -v $$tool >/dev/null || { echo "$$tool is missing: install Node.js 18.18 or newer with npm (Debian: apt install nodejs npm)"; exit 1; }; done
+	cd $(WEB) && npm $$(test -f package-lock.json && echo ci || echo install) --silent && npm run --silent types && npm run --silent lint && npm run --silent build
+	@echo "built: libs/squeezeview/src/squeezeview/assets"
 
 demo: $(READY) ## The main job on real recorded data, then a simulated market: flow, backtest, one trade explained
 	@bash scripts/demo.sh
@@ -45,8 +53,8 @@ bench: $(READY) ## Measure, print a table, write build/bench.json
 
 lock: ## Resolve the dependencies anew into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --upgrade \
-	    --group dev --extra embedded --no-emit-package squeezecore --no-emit-package squeezeflow \
-	    libs/squeezecore/pyproject.toml libs/squeezeflow/pyproject.toml -o requirements.lock
+	    --group dev --extra embedded --no-emit-package squeezecore --no-emit-package squeezeflow --no-emit-package squeezeview \
+	    libs/squeezecore/pyproject.toml libs/squeezeflow/pyproject.toml libs/squeezeview/pyproject.toml -o requirements.lock
 
 clean: ## Remove what was built, the virtual environment included
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis $(WEB)/node_modules libs/squeezeview/src/squeezeview/assets
