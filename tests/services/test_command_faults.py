@@ -158,6 +158,17 @@ def test_a_corrupt_zip_is_refused_and_leaves_nothing(market: Market, tmp_path: P
     assert len(market.store.read_bars(PERP, start, start + DAY_S).ts) == DAY_S
 
 
+def test_an_import_clears_away_what_a_killed_one_left_in_the_home(market: Market, tmp_path: Path) -> None:
+    folder = market.home / "run" / "scratch"
+    dead = folder / "squeezeflow-4194305-0badcafe"
+    dead.mkdir(parents=True)
+    (dead / "bars-0.npy").write_bytes(b"half")
+    dead.with_suffix(".lock").touch()
+    text = file_text("aggTrades", "um", prints(50, day_start_s(dt.date(2025, 4, 4)), 60))
+    market.do("import", publish(tmp_path, "um", "aggTrades", "2025-04-04", text))
+    assert list(folder.iterdir()) == []
+
+
 # --- holes ---
 
 

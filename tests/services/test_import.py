@@ -21,6 +21,7 @@ from services import archive_faults as faults
 from services.archive_faults import FIXTURES, prints, publish
 from squeezecore.adapters.archive import column_map
 from squeezecore.adapters.importing import ImportRefusedError, import_paths
+from squeezecore.adapters.scratch import scratch
 from squeezecore.adapters.store import Store
 from squeezecore.errors import UsageError
 from squeezecore.market import Bars
@@ -453,7 +454,7 @@ def slow(self, name, bars):
     insert(self, name, bars)
 Store.insert_bars = slow
 with embedded.open_store(Path(sys.argv[1]), database=sys.argv[2]) as store:
-    importing.import_paths(store, [Path(sys.argv[4])])
+    importing.import_paths(store, [Path(sys.argv[4])], scratch=Path(sys.argv[5]))
 """
 
 
@@ -464,19 +465,24 @@ def test_an_import_that_is_killed_is_finished_by_the_next(
     rows = prints(2000, T0, 4 * 86_400)
     path = publish(tmp_path, "um", "aggTrades", "2024-08", faults.file_text("aggTrades", "um", rows[:900] + rows[950:]))
     child = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(store_home), store.database, str(days_before), str(path)],
+        [sys.executable, "-c", SCRIPT, store_home, store.database, str(days_before), path, tmp_path / "scratch"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert child.stdout is not None
     assert child.stdin is not None
     assert child.stdout.readline() == b"now\n"
+    with scratch(tmp_path / "scratch") as mine:
+        assert len([each for each in (tmp_path / "scratch").iterdir() if each.is_dir()]) == 2  # a living one stays
+    assert not mine.exists()
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     child.stdout.close()
     child.stdin.close()
     assert len(store.coverage(PERP)) == days_before
     assert all(record.state == "started" for record in store.imports(PERP))
-    import_paths(store, [path])
+    assert len(list((tmp_path / "scratch").iterdir())) == 2  # the folder of the dead, and its lock
+    import_paths(store, [path], scratch=tmp_path / "scratch")
+    assert list((tmp_path / "scratch").iterdir()) == []
     after, gaps, made = bars_of(store), store.gaps(PERP), store.read_rows("BTC", 0, 2**32 - 1)
     for n in range(5):
         store.drop_day(PERP, DAY + dt.timedelta(n))

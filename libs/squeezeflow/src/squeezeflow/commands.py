@@ -46,6 +46,12 @@ def _store(context: typer.Context) -> Any:
     return operations.open_store(settings.home, settings.clickhouse_url)
 
 
+def _scratch(context: typer.Context) -> Path | None:
+    """Name the folder for what is needed only meanwhile: the home's, or the system's when there is no home."""
+    settings: Settings = context.obj
+    return settings.home / "run" / "scratch" if settings.clickhouse_url is None else None
+
+
 # --- bring data in ---
 
 
@@ -87,6 +93,7 @@ def import_(
                 time_unit=time_unit,
                 replace=replace,
                 progress=report,
+                scratch=_scratch(context),
             )
     except importing.ImportRefusedError as error:
         show.answer(error.report, as_json, show.imported)  # the others were imported: say so, then refuse
@@ -120,6 +127,7 @@ def download(
             dest or settings.home / "archive",
             base_url=base_url or ARCHIVE,
             progress=report,
+            scratch=_scratch(context),
         )
     show.answer(answer, as_json, show.downloaded)
 

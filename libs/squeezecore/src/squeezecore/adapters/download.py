@@ -80,6 +80,7 @@ def download(
     progress: Report = silent,
     assets: Mapping[str, AssetConfig] | None = None,
     pause_s: float = PAUSE_S,
+    scratch: Path | None = None,
 ) -> DownloadReport:
     """Fetch what an asset's markets need from `first` to `last`, verify it, and import it.
 
@@ -94,6 +95,7 @@ def download(
         progress: told how many files are there.
         assets: the asset list; the store's by default.
         pause_s: before the second try of a file.
+        scratch: as `import_paths` takes it.
 
     Raises:
         UsageError: an unknown venue or asset, an impossible range, or nothing is published for it.
@@ -110,7 +112,7 @@ def download(
             f"range was {first} to {last}, {base_url} has none of the {len(files)} files of {asset} for it: "
             "a day is published on the next one, a month on the first day of the next"
         )
-    imported = import_paths(store, here, progress=progress, assets=known)
+    imported = import_paths(store, here, progress=progress, assets=known, scratch=scratch)
     outcomes = [fetched.outcome for fetched in got.values()]
     return DownloadReport(
         base_url=base_url,

@@ -6,6 +6,7 @@
     <home>/run/start.lock   held while somebody looks for or starts a server, and while one goes
     <home>/run/leases/      a file per client, locked as long as the client lives
     <home>/run/server.log   what the engine said since it was last started
+    <home>/run/scratch/     what commands need only while they run
 
 All locks are `flock`s: the kernel drops them with their process, so nothing here outlives a `kill -9`.
 """

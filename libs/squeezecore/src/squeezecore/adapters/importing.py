@@ -8,7 +8,6 @@ overlap, come in any order, or be split anywhere. docs/data-quality.md lists wha
 from __future__ import annotations
 
 import datetime as dt
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from squeezecore.adapters.filebars import Scanned, load_bars, scan_file
 from squeezecore.adapters.operations import Progress, Report, silent
 from squeezecore.adapters.operations import assets as assets_in_force
 from squeezecore.adapters.rebuilding import asset_span, assets_of, drop_rows_of_day, rebuild_rows, united, without
+from squeezecore.adapters.scratch import scratch as scratch_folder
 from squeezecore.adapters.series import funding_of, open_interest_of
 from squeezecore.adapters.splicing import Span, gaps_between, pick, spans_of_bars, splice, subtract, unite
 from squeezecore.adapters.store import TS_MAX, ImportRecord, Store
@@ -124,6 +124,7 @@ def import_paths(
     replace: bool = False,
     progress: Report = silent,
     assets: Mapping[str, AssetConfig] | None = None,
+    scratch: Path | None = None,
 ) -> ImportReport:
     """Import files and folders.
 
@@ -137,6 +138,7 @@ def import_paths(
         replace: take days that hold another kind of prints, or simulated ones, anew from these files.
         progress: told how far it is.
         assets: whose rows are made from it; the store's list by default.
+        scratch: where a file's bars lie until all of it is judged; the system's temporary directory by default.
 
     Raises:
         UsageError: a path or a market is missing or contradicts itself; nothing was imported.
@@ -153,7 +155,7 @@ def import_paths(
         raise UsageError("a column map and an instrument go together: give both --columns and --instrument")
     sources = list(_sources(paths, _market(market), layout is not None))
     run = _Run(store, dict(assets if assets is not None else assets_in_force(store)), replace, progress, sources)
-    run.layout, run.instrument = layout, instrument or ""
+    run.layout, run.instrument, run.scratch = layout, instrument or "", scratch
     for source in sources:
         if source.content in {Content.FUNDING, Content.METRICS}:
             run.series(source)
@@ -259,6 +261,7 @@ class _Run:
         self._store, self._assets, self._replace, self._progress = store, assets, replace, progress
         self.layout: Layout | None = None
         self.instrument = ""
+        self.scratch: Path | None = None
         self.files: list[FileReport] = []
         self.refused: list[Refusal] = []
         self.rows: list[RowsReport] = []
@@ -272,8 +275,8 @@ class _Run:
 
     def trades(self, source: Source) -> None:
         """Import one file of trades, or refuse it whole."""
-        with tempfile.TemporaryDirectory(prefix="squeezeflow-import-") as folder:
-            self._guarded(source, lambda base: self._trades(source, base, Path(folder)))
+        with scratch_folder(self.scratch) as folder:
+            self._guarded(source, lambda base: self._trades(source, base, folder))
 
     def series(self, source: Source) -> None:
         """Import one file of funding or open interest, or refuse it whole."""
