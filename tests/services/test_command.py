@@ -369,3 +369,27 @@ def test_notebooks_are_told_what_is_wrong(market: Market) -> None:
         squeezeflow.bars(SPOT, "2026-01-04", "2026-01-05", home=market.home, frame="arrow")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="start was 'noon'"):
         squeezeflow.rows("BTC", "noon", "2026-01-05", home=market.home)
+    with pytest.raises(DataHoleError, match=f"{PERP} has no bar in it: it has bars from 2026-01-01T00:00:00Z"):
+        squeezeflow.bars(PERP, "2027-01-04", "2027-01-05", home=market.home)
+    for read, name in ((squeezeflow.rows, "BTC"), (squeezeflow.bars, PERP)):
+        with pytest.raises(UsageError, match="it must end after it begins"):
+            read(name, "2026-01-05", "2026-01-05", home=market.home)
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["2026-01-04T12:00:00.5", dt.datetime(2026, 1, 4, 12, 0, 0, 1, tzinfo=dt.UTC), pd.Timestamp(NOON * 10**9 + 1)],
+)
+def test_notebooks_take_whole_seconds_only(market: Market, time: Any) -> None:
+    for read, name in ((squeezeflow.rows, "BTC"), (squeezeflow.bars, PERP)):
+        with pytest.raises(UsageError, match=r"start was 2026-01-04 12:00:00.*leave the fraction out"):
+            read(name, time, "2026-01-05", home=market.home)
+
+
+def test_an_asset_may_be_written_small(market: Market, tmp_path: Path) -> None:
+    frame = squeezeflow.rows("btc", "2026-01-04", "2026-01-04T00:05:00", home=market.home)
+    said = market.ask(
+        "data", "export", "rows", "btc", "--from", "2026-01-04", "--to", "2026-01-04T00:05:00",
+        "--out", tmp_path / "rows.csv",
+    )  # fmt: skip
+    assert len(frame) == said["rows"] == 300

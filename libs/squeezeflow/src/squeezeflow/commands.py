@@ -121,7 +121,7 @@ def download(
         answer = downloads.download(
             store,
             venue,
-            asset,
+            asset.upper(),
             day(first, "--from"),
             day(last, "--to"),
             dest or settings.home / "archive",
@@ -196,7 +196,11 @@ def export(
     from squeezecore.adapters import operations  # noqa: PLC0415
 
     request = operations.ExportRequest(
-        what=what, name=name, start_s=second(start, "--from"), end_s=second(end, "--to"), out=out
+        what=what,
+        name=name.upper() if what == "rows" else name,
+        start_s=second(start, "--from"),
+        end_s=second(end, "--to"),
+        out=out,
     )
     with _store(context) as store, show.progress(as_json) as report:
         answer = operations.export(store, request, report)

@@ -45,6 +45,8 @@ def _second(time: Time, name: str) -> int:
             raise UsageError(f"{name} was {time!r}, which is no UTC time: write it as 2026-01-31T12:00:00") from None
     if not isinstance(time, dt.datetime):
         time = dt.datetime(time.year, time.month, time.day)  # noqa: DTZ001 - made UTC below
+    if time.microsecond or getattr(time, "nanosecond", 0):  # the latter is pandas'
+        raise UsageError(f"{name} was {time}, times are whole seconds: leave the fraction out")
     return int((time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp())
 
 
@@ -123,16 +125,16 @@ def rows(
 ) -> Any:
     """Return an asset's seconds in `[start, end)`: flows in USD, the traded instrument's prices, open interest in base.
 
-    Times are UTC: a string, a date (its midnight) or a datetime.
+    Times are UTC, whole seconds: a string, a date (its midnight) or a datetime. The asset may be written small.
 
     >>> rows("BTC", "2026-01-04T12:00:00", "2026-01-04T12:05:00").height
     300
 
     Raises:
-        UsageError: the asset is unknown, or a time is none.
+        UsageError: the asset is unknown, a time is none, or the range does not end after it begins.
         DataHoleError: no row lies in the range.
     """
-    return _seconds("rows", asset, start, end, home, clickhouse, frame)
+    return _seconds("rows", asset.upper(), start, end, home, clickhouse, frame)
 
 
 def bars(
@@ -150,7 +152,8 @@ def bars(
     np.float64(1.0)
 
     Raises:
-        UsageError: the store does not know the instrument, or a time is none.
+        UsageError: the store does not know the instrument, a time is none, or the range does not end after it begins.
+        DataHoleError: no bar lies in the range.
     """
     return _seconds("bars", instrument, start, end, home, clickhouse, frame)
 
@@ -159,9 +162,12 @@ def _seconds(
     what: str, name: str, start: Time, end: Time, home: str | Path | None, clickhouse: str | None, frame: Kind
 ) -> Any:
     begin, stop = _second(start, "start"), _second(end, "end")
+    if stop <= begin:
+        raise UsageError(f"range was {operations.utc(begin)} to {operations.utc(stop)}, it must end after it begins")
+    read = operations.read_bars if what == "bars" else operations.read_rows
     with _open(home, clickhouse) as store:
         instrument = operations.instrument_for(store, what, name)
-        block = store.read_bars(name, begin, stop) if what == "bars" else operations.read_rows(store, name, begin, stop)
+        block = read(store, name, begin, stop)
     table = operations.block_table(block, instrument)
     return _frame(table.set_column(0, "ts", _clock(block.ts)), frame)
 

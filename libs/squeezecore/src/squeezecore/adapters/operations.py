@@ -285,6 +285,20 @@ def read_rows(store: Store, asset: str, start_s: int, end_s: int) -> Rows:
     raise DataHoleError(f"range was {utc(start_s)} to {utc(end_s)}, {asset} has no row in it: {text}")
 
 
+def read_bars(store: Store, instrument: str, start_s: int, end_s: int) -> Bars:
+    """Read an instrument's bars, or say which bars there are when none lie in the range."""
+    bars = store.read_bars(instrument, start_s, end_s)
+    if len(bars.ts):
+        return bars
+    mine = store.coverage(instrument)
+    text = (
+        f"it has bars from {utc(mine[0].first_ts)} to {utc(mine[-1].last_ts)}"
+        if mine
+        else "the store holds none of it: import or simulate first"
+    )
+    raise DataHoleError(f"range was {utc(start_s)} to {utc(end_s)}, {instrument} has no bar in it: {text}")
+
+
 def utc(second: int) -> str:
     """Write a second as UTC."""
     return dt.datetime.fromtimestamp(second, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
