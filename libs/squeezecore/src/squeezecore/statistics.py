@@ -33,6 +33,7 @@ Key = TypeVar("Key", int, str)
 
 DAY_S = 86_400
 DAYS_A_YEAR = 365.0
+ROUNDING = 1e-12  # days whose returns differ by no more do not differ: it is the last 1e-8 USD of an account
 TAIL = 0.05  # the worst twentieth of days
 TAIL_DAYS_MIN = 20  # fewer days have no worst twentieth
 LEVEL = 0.95  # of intervals
@@ -952,8 +953,7 @@ def _deviations(rows: Floats) -> Floats:
     """Return sample standard deviations: nan below two days, exactly 0 where days do not differ."""
     if rows.shape[1] < 2:
         return np.full(len(rows), np.nan)
-    same = rows.max(axis=1) == rows.min(axis=1)  # their rounded mean may differ from all of them
-    return np.where(same, 0.0, rows.std(axis=1, ddof=1))
+    return np.where(np.ptp(rows, axis=1) <= ROUNDING, 0.0, rows.std(axis=1, ddof=1))
 
 
 def _sharpes(rows: Floats, days_a_year: float) -> Floats:
@@ -1012,7 +1012,7 @@ def _grow(total: float, days: int, days_a_year: float) -> float | None:
 
 def _moments(row: Floats) -> tuple[float, float] | tuple[None, None]:
     """Return skew and kurtosis; None when days do not differ."""
-    if len(row) < 2 or row.max() == row.min():
+    if len(row) < 2 or np.ptp(row) <= ROUNDING:
         return None, None
     unit = (row - row.mean()) / np.abs(row - row.mean()).max()  # the powers of tiny returns would vanish
     second = float((unit**2).mean())
