@@ -164,6 +164,8 @@ def test_points_that_cannot_be_are_refused_by_name():
         statistics.daily_returns(np.array([1]), np.array([1, 2]), 1, 0, 1)
     with pytest.raises(ValueError, match="return of day 1 is not finite"):
         statistics.sharpe([0.1, math.nan])
+    with pytest.raises(ValueError, match="2 dimensions"):
+        statistics.sharpe([[0.1], [0.2]])
     with pytest.raises(ValueError, match="1 dimensions"):
         statistics.overfitting([0.1])
 
@@ -452,6 +454,14 @@ def test_blocks_widen_the_interval_of_days_that_follow_one_another():
     apart = chance.permutation(days)
     wide, narrow = (statistics.intervals(curve(row), [], b"x").values["day_mean"] for row in (days, apart))
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+
+
+def test_so_few_days_that_any_drawing_is_the_same_have_no_interval():
+    few, enough = ([0.01 * (-1) ** day for day in range(days)] for days in (19, 20))
+    assert statistics.intervals(curve(few), [trade()], b"x").values == {}
+    drawn = statistics.intervals(curve(enough), [trade()], b"x").values
+    assert drawn["day_mean"].high > drawn["day_mean"].low
+    assert "win_rate" not in drawn  # one trade: many resamples have none
 
 
 def test_a_number_lies_in_its_own_interval():

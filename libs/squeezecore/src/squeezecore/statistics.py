@@ -595,7 +595,8 @@ def intervals(
 ) -> Intervals:
     """Draw days anew in circular blocks, with the trades that ended in them, and see how far the numbers move.
 
-    Percentile intervals; one drawing serves all numbers. `drawdown_max` is that of days' ends: its interval tells what
+    Percentile intervals; one drawing serves all numbers. There are none below 20 days: so few blocks are much the same
+    however they are drawn, and an interval of no width would look like certainty. `drawdown_max` is that of days' ends: its interval tells what
     the same days in another order might have brought. Politis and Romano (1992), "A Circular Block-Resampling Procedure".
     """
     returns = curve.returns
@@ -603,7 +604,7 @@ def intervals(
     drawn: dict[str, list[Floats]] = {}
     bits = np.random.PCG64(np.random.SeedSequence(int.from_bytes(seed, "big")))
     by_day = _trades_by_day(trades, curve)
-    for first in range(0, resamples if days > 1 else 0, CHUNK):
+    for first in range(0, resamples if days >= DAYS_MIN else 0, CHUNK):
         index = _draw(bits, min(CHUNK, resamples - first), days, block)
         for name, values in _resampled(returns[index], by_day[:, index], days_a_year).items():
             drawn.setdefault(name, []).append(values)
@@ -887,7 +888,9 @@ def _judge_psr(psr: float | None) -> Reason:
 
 def _judge_track(days: int, needed: int | None) -> Reason:
     if needed is None:
-        return Reason(text="The Sharpe ratio is not above zero: no number of days would prove an edge", points=-1)
+        return Reason(
+            text="The Sharpe ratio is not above zero, or not defined: no number of days proves an edge", points=-1
+        )
     text = f"{days} days were seen (a Sharpe ratio like this needs {needed:,})"
     return Reason(text=text, points=_sign(days >= needed))
 
@@ -902,7 +905,7 @@ def _judge_dsr(dsr: float | None, trials: int) -> Reason:
 
 def _judge_mean(day_mean: Interval | None) -> Reason:
     if day_mean is None:
-        return Reason(text="The mean day has no interval: there are too few days", points=-1)
+        return Reason(text=f"The mean day has no interval: there are fewer than {DAYS_MIN} days", points=-1)
     low, high = day_mean
     text = f"The mean day lies between {low * 1e4:.2f} and {high * 1e4:.2f} bp in {LEVEL:.0%} of resamples (above 0 is needed)"
     return Reason(text=text, points=_sign(low > 0))
