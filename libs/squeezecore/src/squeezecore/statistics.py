@@ -596,8 +596,10 @@ def intervals(
     """Draw days anew in circular blocks, with the trades that ended in them, and see how far the numbers move.
 
     Percentile intervals; one drawing serves all numbers. There are none below 20 days: so few blocks are much the same
-    however they are drawn, and an interval of no width would look like certainty. `drawdown_max` is that of days' ends: its interval tells what
-    the same days in another order might have brought. Politis and Romano (1992), "A Circular Block-Resampling Procedure".
+    however they are drawn, and an interval of no width would look like certainty. `drawdown_max` is that of days' ends:
+    its interval tells what the same days in another order might have brought.
+
+    Politis and Romano (1992), "A Circular Block-Resampling Procedure for Stationary Data".
     """
     returns = curve.returns
     days, block = len(returns), block_days(len(returns))
