@@ -50,7 +50,7 @@ def refused(said: Said, code: int, *words: object) -> None:
     ("code", "words", "told"),
     [
         (2, "backtest BTX --from 2026-01-03 --to 2026-01-05", "'BTX' | did you mean BTC?"),
-        (2, "backtest DOGE --from 2026-01-03 --to 2026-01-05", "'DOGE' | known are BTC, ETH"),
+        (2, "backtest SHIB --from 2026-01-03 --to 2026-01-05", "'SHIB' | known are BTC, DOGE, ETH, SOL, XRP"),
         (42, "backtest ETH --from 2026-01-03 --to 2026-01-05", "holds nothing of binance:ETH-USDT-PERP | known are BTC"),
         (43, "backtest BTC --from 2026-01-05 --to 2026-01-03", "2026-01-05 to 2026-01-03 | swap them"),
         (42, "backtest BTC --from 2027-01-03 --to 2027-01-05", "no row in it | to 2026-01-05"),

@@ -10,7 +10,7 @@ from squeezecore.errors import UsageError
 
 def test_the_default_watches_spot_and_both_kinds_of_perpetuals() -> None:
     assets = load_assets()
-    assert set(assets) == {"BTC", "ETH"}
+    assert set(assets) == {"BTC", "ETH", "SOL", "XRP", "DOGE"}
     for name, config in assets.items():
         assert config.traded == f"binance:{name}-USDT-PERP"
         watched = [market.instrument for market in config.markets]
