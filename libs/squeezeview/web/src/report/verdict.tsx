@@ -1,0 +1,103 @@
+// What it came to: the word, why, and the numbers everybody asks for, each with how far it may be luck.
+
+import type { JSX } from "preact";
+import { withUnit } from "../components/format";
+import { IntervalBar } from "../components/plots";
+import type { Figure, FigureGroup, RunPage, Verdict } from "./document";
+
+const SIGNED = new Set(["share", "usd", "bps"]);
+
+export function show(figure: Figure, value: number | null = figure.value): string {
+  return withUnit(value, figure.unit, SIGNED.has(figure.unit) && (value ?? 0) < 0);
+}
+
+export function VerdictView({ verdict }: { verdict: Verdict }): JSX.Element {
+  const tone = verdict.word === "edge" ? "good" : verdict.word === "no edge" ? "bad" : "even";
+  return (
+    <section class="verdict" aria-labelledby="verdict">
+      <h2 id="verdict" class={tone}>
+        <span class="hidden">Verdict: </span>
+        {verdict.word}
+      </h2>
+      <p class="sentence">{verdict.sentence}</p>
+      <ul class="reasons">
+        {verdict.reasons.map((reason) => (
+          <li key={reason.text} class={reason.points > 0 ? "for" : reason.points < 0 ? "against" : "neither"}>
+            <span class="hidden">{reason.points > 0 ? "For an edge: " : reason.points < 0 ? "Against: " : "Neither: "}</span>
+            {reason.text}
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+export function Headline({ run }: { run: RunPage }): JSX.Element {
+  return (
+    <section aria-labelledby="headline" class="headline">
+      <h2 id="headline" class="hidden">
+        Headline figures
+      </h2>
+      <ul>
+        {run.headline.map((figure) => (
+          <li key={figure.name}>
+            <span class="name" title={figure.note}>
+              {figure.label}
+            </span>
+            <strong>{show(figure)}</strong>
+            {figure.low !== null && figure.high !== null && figure.value !== null ? (
+              <span class="reach">
+                <IntervalBar low={figure.low} value={figure.value} high={figure.high} />
+                <small>
+                  {show(figure, figure.low)} to {show(figure, figure.high)}
+                </small>
+              </span>
+            ) : (
+              <small class="reach">{figure.value === null ? figure.note : ""}</small>
+            )}
+          </li>
+        ))}
+      </ul>
+      {run.headline.some((figure) => figure.low !== null) && (
+        <p class="hint">Below a figure: its 95 % interval from a block bootstrap of the days; the upright line is zero.</p>
+      )}
+    </section>
+  );
+}
+
+/** Every figure in its group; a definition opens under its name. */
+export function Figures({ groups }: { groups: FigureGroup[] }): JSX.Element {
+  return (
+    <div class="columns">
+      {groups.map((group) => (
+        <table key={group.title} class="figures">
+          <caption>{group.title}</caption>
+          <tbody>
+            {group.figures.map((figure) => (
+              <tr key={figure.name}>
+                <th scope="row">
+                  {figure.note ? (
+                    <details>
+                      <summary>{figure.label}</summary>
+                      {figure.note}
+                    </details>
+                  ) : (
+                    figure.label
+                  )}
+                </th>
+                <td>
+                  {show(figure)}
+                  {figure.low !== null && figure.high !== null && (
+                    <small>
+                      {show(figure, figure.low)} to {show(figure, figure.high)}
+                    </small>
+                  )}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      ))}
+    </div>
+  );
+}
