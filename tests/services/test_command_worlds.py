@@ -1,7 +1,8 @@
-"""Every asset of the default list is simulated and tested by the command, alone and in one portfolio."""
+"""Both kinds of worlds and every asset of the default list, simulated and tested by the command."""
 
 import datetime as dt
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,14 @@ def test_three_assets_share_one_portfolio(market: Market) -> None:
     end = dt.datetime(2026, 1, 5, tzinfo=dt.UTC).timestamp()
     assert all(trade.exit_ts <= end for trade in trades)
     assert summary["equity_usd_e8"] - summary["capital_usd_e8"] == sum(trade.pnl_usd_e8 for trade in trades)
+
+
+def test_a_noise_world_is_another_market_and_earns_nothing(market: Market, tmp_path: Path) -> None:
+    with simulated(tmp_path / "home", "BTC", 4, world="noise") as noise:
+        made = noise.ask("simulate", "--days", 4, "--world", "noise")
+        assert (made["world"], made["rows"]) == ("noise", 4 * DAY_S)
+        answer, other = noise.ask("backtest", "BTC", *RANGE), market.ask("backtest", "BTC", *RANGE)
+        trades = noise.store.trades(answer["run_id"])
+    assert answer["data_hash"] != other["data_hash"]
+    assert len(trades) == answer["summary"]["trades"] > 0
+    assert answer["summary"]["total_return"] < 0

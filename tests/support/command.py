@@ -66,11 +66,11 @@ class Market(NamedTuple):
 
 
 @contextmanager
-def simulated(home: Path, assets: str, days: int) -> Iterator[Market]:
+def simulated(home: Path, assets: str, days: int, world: str = "squeeze") -> Iterator[Market]:
     """Simulate a market, and hold its server meanwhile."""
     with embedded.open_store(home, grace_s=1.0) as store:
         market = Market(home, store)
-        market.do("simulate", "--assets", assets, "--days", days)
+        market.do("simulate", "--assets", assets, "--days", days, "--world", world)
         yield market
     embedded.stop(home)
 
