@@ -24,19 +24,21 @@ import pyarrow.parquet
 
 from squeezecore import backtest as core
 from squeezecore import squeeze
-from squeezecore.adapters import scanning
+from squeezecore.adapters import scanning, trials
 from squeezecore.adapters.assets import find_asset
 from squeezecore.adapters.operations import Progress, Report, assets, open_store, refusal, silent, utc
 from squeezecore.adapters.store import Store
 from squeezecore.adapters.tables import BacktestRun
 from squeezecore.errors import DataHoleError, SpecError, SqueezeError, UsageError
-from squeezecore.market import DAY_S, FundingSeries, Instrument, Rows, cut, empty
+from squeezecore.market import DAY_S, FundingSeries, Instrument, Rows, empty
 from squeezecore.report import Summary, Trade
 from squeezecore.spec import BacktestSpec, Costs, Limits, canonical, day_start_s, nearest
 from squeezecore.squeeze import SqueezeParams
 from squeezecore.trading import USD_E8
 
 FLUSH_DAYS = 10  # days of results stored at once
+READ_DAYS = 10  # asset-days of tapes read back at once
+TAPES_BYTES_MAX = 32_000_000  # held for the fold; more are read back from the store
 DAYS_A_PROCESS = 8  # asset-days that make another process worth its start
 
 
@@ -64,6 +66,7 @@ class BacktestReport(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     seconds: float  # it took; 0 when cached
     out: str = ""
+    trial: str = ""  # hash of its trial (trials.py); empty: a run of a version that did not count
 
 
 # --- what is asked ---
@@ -163,6 +166,7 @@ def _backtest(opener: scanning.Opener, store: Store, request: BacktestRequest, r
         "params_hash": result.params_hash,
         "data_hash": result.data_hash,
         "figures": msgspec.to_builtins(result.summary),
+        "trial": trials.record(store, spec, result),  # before the run is done: a finished run has been counted
     }
     done = msgspec.structs.replace(run, state="done", result_hash=result.result_hash, summary=summary)
     store.put_run(done)
@@ -248,11 +252,14 @@ class _Run:
         resume: bool,
     ) -> None:
         self._opener, self._store, self._run_id, self._spec, self._report = opener, store, run_id, spec, report
+        self._keeper, self._recent = scanning.Keeper(store, run_id), scanning.Recent()
+        self._read = _Reader(store, self._recent)
         self._params = squeeze.params_from(spec.params)
         self._jobs = request.jobs or worth_jobs(spec)
         self._resume = resume
         self._shards = request.shards or max(self._jobs, len(spec.assets))
-        self._scans: dict[tuple[str, dt.date], core.DayScan] = {}
+        self._scans: dict[tuple[str, dt.date], core.DayScan] = {}  # with their tapes as long as the fold needs them
+        self._tapes_bytes = 0
         self._days = spec.days()
         self._folded = self._trades = 0
         self._unstored: list[core.DayResult] = []
@@ -264,14 +271,17 @@ class _Run:
         fold = core.Fold(self._spec, instruments, funding, version)
         total = len(self._days) * len(self._spec.assets)
         for scan in scanning.stored(self._store, self._run_id) if self._resume else ():
-            self._scans[scan.asset, scan.day] = scanning.light(scan)
-        items = self._open_items()
-        for scan in scanning.scan_all(
-            self._opener, self._store, self._run_id, self._spec, self._params, items, self._jobs
-        ):
             self._scans[scan.asset, scan.day] = scan
-            self._report(Progress(f"scan {scan.asset} {scan.day}", len(self._scans), total, "asset-days"))
-            self._advance(fold)
+        scans = scanning.scan_all(
+            self._opener, self._keeper, self._recent, self._spec, self._params, self._open_items(), self._jobs
+        )
+        with contextlib.closing(scans):
+            for scan in scans:
+                self._take(scan)
+                self._report(Progress(f"scan {scan.asset} {scan.day}", len(self._scans), total, "asset-days"))
+                self._advance(fold)
+                if self._tapes_bytes > TAPES_BYTES_MAX:
+                    self._take(scanning.light(scan))
         repaired = self._repair()
         self._advance(fold)
         if self._folded < len(self._days):
@@ -284,18 +294,22 @@ class _Run:
         return result
 
     def _open_items(self) -> list[core.Item]:
-        """Cut what is not scanned yet as the plan would."""
+        """Cut what is not scanned yet as the plan would; all assets' first days come first, so that the fold can follow."""
         wanted = core.plan(self._spec, self._shards)
         kept = core.missing(self._spec, self._scans.values(), {})
-        if not self._scans:
-            return list(wanted)
         left = {(item.asset, day) for item in kept for day in item.days()}
         items = []
         for item in wanted:
             days = [day for day in item.days() if (item.asset, day) in left]
             for first, last in _spans(days):
                 items.append(core.Item(asset=item.asset, first_day=first, n_days=(last - first).days + 1))
-        return items
+        return sorted(items, key=lambda item: item.first_day)
+
+    def _take(self, scan: core.DayScan) -> None:
+        """Put a scan in the place of the one that was known of its day; without its tape it stays known."""
+        key = scan.asset, scan.day
+        self._tapes_bytes += len(scan.tape) - (len(self._scans[key].tape) if key in self._scans else 0)
+        self._scans[key] = scan
 
     def _certain(self, day: dt.date) -> bool:
         """Say whether each asset's scan of a day began where the day before it ended."""
@@ -309,10 +323,30 @@ class _Run:
     def _advance(self, fold: core.Fold) -> None:
         while self._folded < len(self._days) and self._certain(self._days[self._folded]):
             day = self._days[self._folded]
-            scans = {scan.asset: scan for scan in scanning.stored(self._store, self._run_id, day)}
-            self._store_day(fold.add_day(day, scans, _Reader(self._store)))
+            scans = self._with_tapes(day)
+            self._store_day(fold.add_day(day, scans, self._read))
+            for scan in scans.values():
+                self._take(scanning.light(scan))
             self._folded += 1
             self._report(Progress(f"fold {day}", self._folded, len(self._days), "days"))
+
+    def _with_tapes(self, day: dt.date) -> dict[str, core.DayScan]:
+        """Return a day's scans; tapes that are not held are read back, some days of them at once."""
+        assets = self._spec.assets
+        if not all(self._scans[asset, day].tape for asset in assets):
+            self._keeper.flush()
+            last = day + dt.timedelta(max(1, READ_DAYS // len(assets)) - 1)
+            for scan in scanning.stored(self._store, self._run_id, (day, last)):
+                if self._scans.get((scan.asset, scan.day)) == scanning.light(scan):  # not one that has been replaced
+                    self._take(scan)
+        scans = {asset: self._scans[asset, day] for asset in assets}
+        for asset, scan in scans.items():
+            if not scan.tape:
+                raise SqueezeError(
+                    f"scan of {asset} {day} was no longer in the store (another command removed or changed it): "
+                    "run the same command again"
+                )
+        return scans
 
     def _repair(self) -> int:
         """Scan days again that began from a wrong state; return how many."""
@@ -324,8 +358,9 @@ class _Run:
         begun = time.perf_counter()
         repaired = core.repair(self._scans.values(), scan_from)
         for scan in repaired:
-            scanning.keep(self._store, self._run_id, scan, time.perf_counter() - begun)
-            self._scans[scan.asset, scan.day] = scanning.light(scan)
+            self._keeper.add(scan, (time.perf_counter() - begun) / len(repaired))
+            self._take(scan)
+        self._keeper.flush()
         return len(repaired)
 
     def _store_day(self, day: core.DayResult) -> None:
@@ -364,24 +399,22 @@ def _spans(days: Sequence[dt.date]) -> list[tuple[dt.date, dt.date]]:
 
 
 class _Reader:
-    """Rows for the fold: the columns it looks at, a day at a time; the others are zero."""
+    """Rows for the fold, of the columns it looks at: those just scanned in this process, else from the store, a day at a time."""
 
-    COLUMNS = ("ts", "open", "high", "low", "close", "buy_qty", "sell_qty", "mark", "spot_delta", "perp_delta")
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, recent: scanning.Recent | None = None) -> None:
+        self._store, self._recent = store, recent or scanning.Recent()
         self._kept: dict[str, tuple[int, int, Rows]] = {}
 
     def __call__(self, asset: str, start_s: int, end_s: int) -> Rows:
+        found = self._recent.rows(asset, start_s, end_s)
+        if found is not None:
+            return found
         first, last, rows = self._kept.get(asset, (0, 0, empty(Rows)))
         if start_s < first or end_s > last:
             first, last = start_s, max(end_s, (end_s - 1) // DAY_S * DAY_S + DAY_S)
-            columns = self._store.read_row_columns(asset, first, last, self.COLUMNS)
-            zero = np.broadcast_to(np.int64(0), len(columns["ts"]))
-            rows = Rows(*(columns.get(name, zero) for name in Rows._fields))
+            rows = scanning.fold_rows(self._store.read_row_columns(asset, first, last, scanning.FOLD_COLUMNS))
             self._kept[asset] = (first, last, rows)
-        a, b = np.searchsorted(rows.ts, (start_s, end_s))
-        return cut(rows, int(a), int(b))
+        return scanning.rows_between(rows, start_s, end_s)
 
 
 # --- results, to the store and to files ---
@@ -401,6 +434,7 @@ def _answer(
         summary=msgspec.convert(run.summary["figures"], Summary),
         warnings=warnings,
         seconds=round(seconds, 3),
+        trial=run.summary.get("trial", ""),
     )
 
 

@@ -32,7 +32,9 @@ from squeezecore.adapters.tables import (
     BacktestRun,
     DayCoverage,
     ImportRecord,
+    PlaceboRun,
     TableSize,
+    Trial,
 )
 from squeezecore.errors import UsageError
 from squeezecore.market import (
@@ -570,10 +572,73 @@ class Store:
             self._delete(table, "run_id = {run:String}", {"run": run_id})
 
     def drop_run(self, run_id: str) -> None:
-        """Forget a run altogether."""
+        """Forget a run altogether; that it was tried stays (`trials`)."""
         self.drop_results(run_id)
-        for table in ("backtest_days", "backtest_runs"):
+        for table in ("run_parts", "placebos", "backtest_days", "backtest_runs"):
             self._delete(table, "run_id = {run:String}", {"run": run_id})
+
+    # Trials, placebos, parts
+
+    def insert_trial(self, trial: Trial) -> None:
+        """Append a link; the same link again changes nothing, another one in its place stands beside it."""
+        kinds = {"seen": pa.list_(pa.string()), "assets": pa.list_(pa.string()), "daily": pa.list_(pa.float64())}
+        kinds["sharpe"] = pa.float64()
+        row = msgspec.structs.asdict(trial)
+        columns = {name: pa.array([row[name]], kinds.get(name)) for name in TABLES["trials"]}
+        self._insert("trials", pa.table(columns))
+
+    def trials(self, run_id: str = "", assets: Sequence[str] = ()) -> list[Trial]:
+        """Return links by generation, then hash: all, those of one run, or those of exactly these assets."""
+        table = self.query(
+            f"SELECT {', '.join(TABLES['trials'])} FROM trials FINAL WHERE (run_id = {{run:String}} OR {{run:String}} = '') "
+            "AND (assets = {assets:Array(String)} OR empty({assets:Array(String)})) ORDER BY generation, hash",
+            {"run": run_id, "assets": sorted(assets)},
+        )
+        return [
+            msgspec.convert(row | {name: _date(row[name]) for name in ("first_day", "last_day")}, Trial)
+            for row in table.to_pylist()
+        ]
+
+    def trial_heads(self) -> list[tuple[str, str, int]]:
+        """Return `(hash, writer, generation)` of the links that no other names."""
+        table = self.query(
+            "SELECT hash, writer, generation FROM trials FINAL WHERE hash NOT IN (SELECT previous FROM trials) "
+            "AND hash NOT IN (SELECT arrayJoin(seen) FROM trials) ORDER BY hash"
+        )
+        return [(row["hash"], row["writer"], row["generation"]) for row in table.to_pylist()]
+
+    def insert_placebos(self, run_id: str, result_hash: str, runs: Sequence[PlaceboRun]) -> None:
+        """Store what seeds came to; the same seed again replaces."""
+        if not runs:
+            return
+        kinds = {"sharpe": pa.float64(), "win_rate": pa.float64()}
+        rows = [msgspec.structs.asdict(run) | {"run_id": run_id, "result_hash": result_hash} for run in runs]
+        columns = {name: pa.array([row[name] for row in rows], kinds.get(name)) for name in TABLES["placebos"]}
+        self._insert("placebos", pa.table(columns))
+
+    def placebos(self, run_id: str, result_hash: str, name: str) -> list[PlaceboRun]:
+        """Return what a placebo's seeds came to for one result of a run, by seed."""
+        table = self.query(
+            "SELECT toString(name) AS name, seed, total_return, trades, sharpe, win_rate FROM placebos FINAL "
+            "WHERE run_id = {run:String} AND result_hash = {result:String} AND placebos.name = {name:String} ORDER BY seed",
+            {"run": run_id, "result": result_hash, "name": name},
+        )
+        return msgspec.convert(table.to_pylist(), list[PlaceboRun])
+
+    def put_part(self, run_id: str, part: str, result_hash: str, body: bytes, version: int = 1) -> None:
+        """Store what was worked out about one result of a run; `version` is the body's format."""
+        row = {"run_id": run_id, "part": part, "result_hash": result_hash, "body": body, "version": version}
+        self._insert_dicts("run_parts", [row])
+
+    def part(self, run_id: str, part: str, result_hash: str, version: int = 1) -> bytes | None:
+        """Return a part that was made for this result in this format, or None."""
+        table = self.query(
+            "SELECT body FROM run_parts FINAL WHERE run_id = {run:String} AND part = {part:String} "
+            "AND result_hash = {result:String} AND version = {version:UInt64}",
+            {"run": run_id, "part": part, "result": result_hash, "version": version},
+        )
+        found: list[bytes] = table["body"].cast(pa.binary()).to_pylist()
+        return found[0] if found else None
 
     # Any table
 

@@ -84,6 +84,12 @@ TABLES: dict[str, tuple[str, ...]] = {
             "record",
         ),
     ),
+    "trials": (
+        *("writer", "sequence", "generation", "previous", "seen", "run_id", "result_hash", "spec", "first_day"),
+        *("last_day", "assets", "daily", "sharpe", "total_return", "trades", "code_version", "hash"),
+    ),
+    "placebos": ("run_id", "result_hash", "name", "seed", "total_return", "sharpe", "trades", "win_rate"),
+    "run_parts": ("run_id", "part", "result_hash", "body", "version"),
 }
 RESULT_KEYS = {"backtest_trades": "number", "backtest_equity": "ts", "decisions": "asset, ts, number"}  # within a run
 CLOCK_COLUMNS = {"ts", "known_at", "event_ts", "start_s", "end_s"}  # DateTime in the tables of what the market said
@@ -155,3 +161,36 @@ class BacktestDay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     facts: dict[str, Any] = {}  # of the day's rows: what the fold and the summary need beside the tape
     timings: dict[str, float] = {}  # seconds by phase
     error: str = ""
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One finished run as a link of a chain; `trials` says how links hang together."""
+
+    writer: str
+    sequence: int
+    generation: int
+    previous: str
+    seen: tuple[str, ...]  # ascending
+    run_id: str
+    result_hash: str
+    spec: str  # canonical JSON
+    first_day: dt.date
+    last_day: dt.date
+    assets: tuple[str, ...]  # ascending
+    daily: tuple[float, ...]  # return of each day
+    sharpe: float | None  # a year; none where days do not differ
+    total_return: float
+    trades: int
+    code_version: str
+    hash: str = ""
+
+
+class PlaceboRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one seed of a placebo came to."""
+
+    name: str  # shuffled | random
+    seed: int
+    total_return: float
+    trades: int
+    sharpe: float | None = None  # a year; none where it is not defined
+    win_rate: float | None = None
