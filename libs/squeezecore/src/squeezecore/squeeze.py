@@ -11,7 +11,7 @@ import functools
 import math
 import operator
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, cast, get_type_hints
 
 import msgspec
@@ -1343,6 +1343,27 @@ def explain_second(params: SqueezeParams, rows: Rows, ts: int | None = None) -> 
     state = initial(params)
     features, probes = _scan(params, state, cut(rows, 0, end), behind=False)
     return _explanation(params, state, features, cut(rows, end - 1, end), *probes)
+
+
+def explain_seconds(
+    params: SqueezeParams, state: SqueezeState, rows: Rows, seconds: Iterable[int]
+) -> list[dict[str, Any]]:
+    """Scan rows and name, on the way, everything that made each of some seconds: many reasons for the price of one scan.
+
+    `state` is changed in place, as by `scan`. Each explanation is what `explain_second` says, from the same rows. Seconds
+    that have no row in this block are left out.
+    """
+    found, start = [], 0
+    for ts in sorted(set(seconds)):
+        end = int(np.searchsorted(rows.ts, ts)) + 1
+        if end > len(rows.ts) or rows.ts[end - 1] != ts:
+            continue
+        features, probes = _scan(params, state, cut(rows, start, end), behind=False)
+        found.append(_explanation(params, state, features, cut(rows, end - 1, end), *probes))
+        start = end
+    if start < len(rows.ts):
+        _scan(params, state, cut(rows, start, len(rows.ts)), behind=False)
+    return found
 
 
 def _explanation(
