@@ -50,6 +50,8 @@ export interface ChartSpec {
   click?: (ts: number, x: number, y: number, chart: Chart) => void;
 }
 
+// eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment -- uPlot only declares its enum, there is none at run time
+const RIGHT: uPlot.Axis.Side = 1;
 const GUTTER_PX = 62;
 const TIME_PX = 20;
 const STEPS_S = [
@@ -217,7 +219,7 @@ export class Chart {
         {
           ...axis,
           scale: main,
-          side: 1,
+          side: RIGHT,
           size: GUTTER_PX,
           gap: 6,
           splits: (_u, _axis, low, high) => this.levels(main, low, high),
@@ -438,7 +440,7 @@ function timeLabel(ts: number, step: number): string {
 export function candles(pen: Pen): void {
   const { frame, ctx, ratio } = pen;
   const { open, high, low, close } = frame.values;
-  if (!open) return;
+  if (!open || !high || !low || !close) return;
   const perPixel = (pen.range.to - pen.range.from) / pen.box.width;
   const step = CANDLES_S.find((s) => s >= 3.2 * ratio * perPixel) ?? 86_400;
   const up = new Path2D();

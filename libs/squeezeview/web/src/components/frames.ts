@@ -6,7 +6,7 @@ import type { Range } from "./linked";
 export interface Frame {
   readonly start: Float64Array; // s, where a row begins
   readonly x: Float64Array; // s, where it ends: values hold at the close, so lines pass here
-  readonly values: Readonly<Record<string, Float64Array>>;
+  readonly values: Columns["values"];
   readonly holes: Uint8Array; // 1: nothing is known between the row before and this one
   readonly finest: number; // s
 }
@@ -27,22 +27,22 @@ export const NO_FRAME: Frame = {
 /** Rows of one width. */
 export function evenFrame(columns: Columns, width: number): Frame {
   const { ts, ...values } = columns.values;
-  if (columns.count === 0) return { ...NO_FRAME, values };
+  if (!ts?.length) return { ...NO_FRAME, values };
   return framed(ts, new Float64Array(columns.count).fill(width), values, width);
 }
 
 /** Values at instants: no row has a width, and no time between them is a hole. */
 export function pointFrame(columns: Columns): Frame {
   const { ts, ...values } = columns.values;
-  if (columns.count === 0) return { ...NO_FRAME, values };
+  if (!ts?.length) return { ...NO_FRAME, values };
   return { start: ts, x: ts, values, holes: new Uint8Array(columns.count), finest: 1 };
 }
 
 /** Minutes, and in their places seconds where there are some. */
 export function mixedFrame(minutes: Columns, seconds: Columns): Frame {
   const names = Object.keys(minutes.values).filter((name) => name !== "ts");
-  const coarse = minutes.values["ts"] ?? new Float64Array();
-  const fine = seconds.values["ts"] ?? new Float64Array();
+  const coarse = minutes.values.ts ?? new Float64Array();
+  const fine = seconds.values.ts ?? new Float64Array();
   // Which rows, in order: a second's index from 0 on, a minute's as -1 - index.
   const order = new Int32Array(coarse.length + fine.length);
   let count = 0;
@@ -75,6 +75,7 @@ export function mixedFrame(minutes: Columns, seconds: Columns): Frame {
     const out = new Float64Array(count);
     const a = minutes.values[name];
     const b = seconds.values[name];
+    if (!a || !b) continue; // what only one of the two knows cannot be drawn through
     for (let i = 0; i < count; i++) out[i] = order[i] < 0 ? a[-1 - order[i]] : b[order[i]];
     values[name] = out;
   }
@@ -84,7 +85,7 @@ export function mixedFrame(minutes: Columns, seconds: Columns): Frame {
 function framed(
   start: Float64Array,
   width: Float64Array,
-  values: Record<string, Float64Array>,
+  values: Columns["values"],
   finest: number,
 ): Frame {
   const x = new Float64Array(start.length);

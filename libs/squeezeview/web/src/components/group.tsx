@@ -1,6 +1,6 @@
 // Charts one above the other, linked in time: one toolbar, one legend at the crosshair, one set of keys.
 
-import type { ComponentChildren, JSX } from "preact";
+import type { ComponentChildren, JSX, TargetedKeyboardEvent } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Chart, type ChartSpec } from "./chart";
 import { clock, day, duration, moment } from "./format";
@@ -42,7 +42,7 @@ export function ChartGroup({ label, linked, panes, onCharts, children }: Props):
     return () => made.forEach((chart) => chart.destroy());
   }, [panes, linked]);
 
-  const keys = (event: JSX.TargetedKeyboardEvent<HTMLElement>): void => {
+  const keys = (event: TargetedKeyboardEvent<HTMLElement>): void => {
     if (event.target !== event.currentTarget || event.ctrlKey || event.metaKey || event.altKey) return;
     const { from, to } = linked.range;
     const row = linked.cursor ?? (from + to) / 2;
@@ -51,7 +51,7 @@ export function ChartGroup({ label, linked, panes, onCharts, children }: Props):
       const next = Math.round(Math.min(to, Math.max(from, row + sign * step)));
       linked.point(next);
     };
-    const actions: Record<string, () => void> = {
+    const actions: Partial<Record<string, () => void>> = {
       ArrowLeft: () => (event.shiftKey ? nudge(-1) : linked.pan(-0.1)),
       ArrowRight: () => (event.shiftKey ? nudge(1) : linked.pan(0.1)),
       "+": () => linked.zoom(0.7),

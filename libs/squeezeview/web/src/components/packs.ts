@@ -15,7 +15,7 @@ export interface Pack {
 export interface Columns {
   readonly count: number;
   readonly units: Readonly<Record<string, string>>;
-  readonly values: Readonly<Record<string, Float64Array>>;
+  readonly values: Readonly<Partial<Record<string, Float64Array>>>; // by the columns' names
 }
 
 export const EMPTY: Columns = { count: 0, units: {}, values: {} };

@@ -1,6 +1,6 @@
 // Real tables: sorted by their heads, walked by arrows where rows can be opened.
 
-import type { ComponentChildren, JSX } from "preact";
+import type { ComponentChildren, JSX, TargetedKeyboardEvent } from "preact";
 import { useMemo, useRef, useState } from "preact/hooks";
 
 export interface Column<Row> {
@@ -38,8 +38,8 @@ export function DataTable<Row>(props: Props<Row>): JSX.Element {
   }, [rows, columns, sort]);
   const shown = all ? sorted : sorted.slice(0, most);
 
-  const walk = (event: JSX.TargetedKeyboardEvent<HTMLTableSectionElement>): void => {
-    const index = Number((event.target as HTMLElement).closest("tr")?.dataset["index"] ?? -1);
+  const walk = (event: TargetedKeyboardEvent<HTMLTableSectionElement>): void => {
+    const index = Number((event.target as HTMLElement).closest("tr")?.dataset.index ?? -1);
     if (index < 0) return;
     const steps: Record<string, number> = {
       ArrowDown: index + 1,

@@ -6,13 +6,13 @@ const listeners = new Set<() => void>();
 let cache = new Map<string, string>();
 
 export function theme(): Theme {
-  const chosen = document.documentElement.dataset["theme"];
+  const chosen = document.documentElement.dataset.theme;
   if (chosen === "light" || chosen === "dark") return chosen;
   return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
 
 export function setTheme(chosen: Theme): void {
-  document.documentElement.dataset["theme"] = chosen;
+  document.documentElement.dataset.theme = chosen;
   changed();
 }
 

@@ -93,6 +93,8 @@ export function Compare({ runs, equities, comparison, small }: Props): JSX.Eleme
   );
 }
 
+const hasReach = (figure: Figure): boolean => figure.low !== null && figure.high !== null;
+
 function RunHeads({ runs, first }: { runs: RunPage[]; first: string }): JSX.Element {
   return (
     <thead>
@@ -157,7 +159,7 @@ function SideBySide({ runs }: { runs: RunPage[] }): JSX.Element {
                     return (
                       <td key={run.run_id}>
                         {figure ? show(figure) : "–"}
-                        {figure && figure.low !== null && figure.high !== null && (
+                        {figure && hasReach(figure) && (
                           <small>
                             {show(figure, figure.low)} to {show(figure, figure.high)}
                           </small>

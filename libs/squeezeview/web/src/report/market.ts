@@ -208,12 +208,12 @@ export function overlaidSpec(runs: RunPage[], small: boolean): ChartSpec {
 
 /** Put the equities on all instants that any of them knows; each keeps its last value in between. */
 export function overlaid(runs: RunPage[], equities: Columns[]): Columns {
-  const ts = Float64Array.from([...new Set(equities.flatMap((one) => [...(one.values["ts"] ?? [])]))].sort((a, b) => a - b));
+  const ts = Float64Array.from([...new Set(equities.flatMap((one) => [...(one.values.ts ?? [])]))].sort((a, b) => a - b));
   const values: Record<string, Float64Array> = { ts };
   equities.forEach((one, index) => {
     const capital = runs[index].capital_usd;
-    const from = one.values["ts"] ?? new Float64Array();
-    const equity = one.values["equity"] ?? new Float64Array();
+    const from = one.values.ts ?? new Float64Array();
+    const equity = one.values.equity ?? new Float64Array();
     let at = -1;
     values[`run${index}`] = ts.map((now) => {
       while (at + 1 < from.length && from[at + 1] <= now) at++;
@@ -294,9 +294,9 @@ function drawTrades(pen: Pen, trades: TradeLine[], chosen: TradeLine | null): vo
 /** Per column of pixels the row whose score is largest: its parts on one another, the whole as a line's end. */
 function drawScore(pen: Pen): void {
   const { ctx, frame, ratio } = pen;
-  const score = frame.values["score"];
-  const parts = PARTS.map((part) => frame.values[part.key]);
-  if (!score || parts.some((part) => !part)) return;
+  const score = frame.values.score;
+  const parts = PARTS.map((part) => frame.values[part.key]).filter((part) => part !== undefined);
+  if (!score || parts.length < PARTS.length) return;
   const zero = Math.round(pen.y(0));
   ctx.fillStyle = color("grid");
   ctx.fillRect(pen.box.left, zero, pen.box.width, Math.max(1, Math.round(ratio)));
