@@ -374,3 +374,65 @@ def explain(
             )
         else:
             show.answer(explaining.explain_trade(store, what, trade), as_json, results.trade)
+
+
+# --- look at what came of it ---
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or last.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The HTML file.", show_default="HOME/reports/RUN.html")
+    ] = None,
+    look: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    placebos: Annotated[
+        int, typer.Option(help="Placebo runs of each kind, made by the first report; 0 = none.", min=0)
+    ] = 200,
+    as_json: Json = False,
+) -> None:
+    """Make the report page of a run: one offline HTML file, with a verdict, charts, and the reasons of each trade."""
+    _report(context, [run], out, placebos, look, as_json)
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    runs: Annotated[list[str], typer.Argument(help="Two or more runs: ids, their beginnings, or last.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The HTML file.", show_default="HOME/reports/RUN-RUN.html")
+    ] = None,
+    look: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    placebos: Annotated[int, typer.Option(help="Placebo runs of each kind; 0 = none.", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make one page of several runs: numbers and equity side by side, which trades differ, and why."""
+    if len(runs) < 2:
+        raise UsageError(f"runs were {len(runs)}, a comparison needs two or more: squeezeflow runs lists them")
+    _report(context, runs, out, placebos, look, as_json)
+
+
+def _report(
+    context: typer.Context, runs: list[str], out: Path | None, placebos: int, look: bool, as_json: bool
+) -> None:
+    """Build a page, draw it where the front end is there, and say what it came to."""
+    from squeezecore.adapters import reporting  # noqa: PLC0415
+
+    with _store(context) as store, show.progress(as_json) as progress:
+        page = reporting.build_page(store, runs, progress, placebos)
+    settings: Settings = context.obj
+    file = out or settings.home / "reports" / f"{'-'.join(run.run_id[:12] for run in page.runs)}.html"
+    try:
+        import squeezeview  # noqa: PLC0415
+
+        html = squeezeview.render(page)
+    except (ImportError, UsageError) as error:
+        if not as_json:
+            raise UsageError(f"{error}; the figures are there without it: the same command with --json") from error
+        show.answer(reporting.answer_of(page, note=str(error)), as_json, results.report)
+        return
+    reporting.write_page(file, html)
+    show.answer(reporting.answer_of(page, str(file), len(html)), as_json, results.report)
+    if look:
+        typer.launch(file.resolve().as_uri())

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from squeezecore.adapters import wording
 from squeezecore.trading import USD_E8
 from squeezeflow.show import clock, out, pairs, table, usd
 
-BLOCK_WORDS = {
-    "score": "the score is below the entry's",
-    "direction": "there is no direction",
-    "warming": "less than 28 hours of rows, or a flow without any swing",
-    "quality": "a venue was incomplete within the last minute",
-    "signal": "neither a reset nor an armed divergence stands in this direction",
-    "cooldown": "the last exit was too short a time ago",
-    "both_flows_against": "both flows run against it",
-    "context_flip": "the context is on the other side",
-    "expected_move": "the expected move does not pay for the costs",
-    "structure": "price is beyond the structure's border already",
-    "size": "the limits leave less than one lot",
-    "risk": "a limit denies it",
-    "position": "a position or an order stands",
-}
+DIFFERENCES_SHOWN = 20
 
 
 def backtest(report: Any) -> None:
@@ -82,7 +69,8 @@ def trade(report: Any) -> None:
         [
             ("entry", f"{clock(t.entry_ts)} UTC at {t.entry_price / price:,.2f}, {t.qty / qty:g} {t.asset} "
              f"= {t.entry_usd_e8 / USD_E8:,.2f} USD, tier {t.tier}"),
-            ("exit", f"{clock(t.exit_ts)} UTC at {t.exit_price / price:,.2f}, held {t.hold_s / 60:.1f} min, because {_words(t.reason)}"),
+            ("exit", f"{clock(t.exit_ts)} UTC at {t.exit_price / price:,.2f}, held {t.hold_s / 60:.1f} min, "
+             f"because {wording.exit_words(t.reason)}"),
             ("result", f"{usd(t.pnl_usd_e8 / USD_E8, 2)} USD (price {_percent(move)}; fees {_money(t.fees_usd_e8)}, "
              f"slippage {_money(t.slippage_usd_e8)}, funding {_money(-t.funding_usd_e8)} USD paid)"),
             ("structure", f"frozen at entry: {t.level / price:,.2f}" if t.level else "none"),
@@ -90,9 +78,9 @@ def trade(report: Any) -> None:
     )  # fmt: skip
     second(report.entry, title="Why it was taken", side=int(t.direction))
     if report.exit is None:
-        out.print(f"Why it was left: {_words(t.reason)}; the strategy decided nothing there")
+        out.print(f"Why it was left: {wording.exit_words(t.reason)}; the strategy decided nothing there")
     else:
-        second(report.exit, title=f"Why it was left: {_words(t.reason)}", side=int(t.direction))
+        second(report.exit, title=f"Why it was left: {wording.exit_words(t.reason)}", side=int(t.direction))
     recorded = table(
         "Records of both seconds", "second", "kind", "score", "phase", "reason", "order", "blocked by", right=("score",)
     )
@@ -110,7 +98,7 @@ def second(report: Any, title: str = "", side: int = 0) -> None:
     price = 10**report.price_decimals
     row = e["row"]
     out.print()
-    blocked = [BLOCK_WORDS.get(name, name) for name in e["blocked_by"]]
+    blocked = [wording.block_words(name) for name in e["blocked_by"]]
     reset = e["reset"]
     has_range = reset["reset_low"] or reset["reset_high"]
     interest = e["open_interest"]
@@ -166,20 +154,6 @@ def _interest(seen: dict[str, Any], p: Any, decimals: int, asset: str) -> str:
     )
 
 
-def _words(reason: str) -> str:
-    return {
-        "structure": "price broke the structure",
-        "flow_reversal": "the flow since entry reversed",
-        "both_flows_against": "both flows ran against it",
-        "context_flip": "the context changed sides",
-        "time_stop": "its time was up",
-        "hard_risk": "a hard risk limit was reached",
-        "liquidation": "it was liquidated",
-        "data_hole": "rows are missing after it",
-        "end_of_run": "the run ended",
-    }.get(reason, reason)
-
-
 def _percent(value: float) -> str:
     return f"{100 * value:+.2f} %"
 
@@ -194,3 +168,63 @@ def _money(value_e8: int) -> str:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()) or "none"
+
+
+def report(answer: Any) -> None:
+    """Show where a report page is, its verdict and headline numbers."""
+    for number, run in enumerate(answer.runs, 1):
+        for warning in run.warnings:
+            out.print(f"note: {warning}", style="yellow")
+        pairs(
+            f"{'Report' if len(answer.runs) == 1 else f'Run {number}'}: {run.name}, run {run.run_id[:12]}",
+            [
+                ("verdict", f"{run.verdict.word}. {run.verdict.sentence}"),
+                *((_MARKS[reason.points], reason.text) for reason in run.verdict.reasons),
+                *((figure.label.lower(), _figure(figure)) for figure in run.headline),
+                *((f"placebo, {p.title.lower()}", f"p = {p.p_value:.3f} among {len(p.values)}") for p in run.placebos),
+            ],
+        )
+        out.print()
+    if answer.comparison is not None:
+        _comparison(answer.comparison)
+    if answer.path:
+        out.print(f"page: {answer.path} ({answer.size / 1e6:.1f} MB)", soft_wrap=True)
+    if answer.note:
+        out.print(f"note: {answer.note}", style="yellow")
+
+
+_MARKS = {1: "  holds", -1: "  fails", 0: "  says"}
+
+
+def _comparison(comparison: Any) -> None:
+    """List what was asked differently, and the trades that differ."""
+    for name, values in comparison.spec:
+        out.print(f"{name}: {' | '.join(values)}")
+    made = table(
+        f"{comparison.shared} trades alike, {len(comparison.differences)} differ, the largest of them", "entry", "asset", "side",
+        "result by run, USD", "why",
+    )  # fmt: skip
+    largest = sorted(comparison.differences, key=lambda d: -max(abs(pnl or 0.0) for pnl in d.pnl_usd))[
+        :DIFFERENCES_SHOWN
+    ]
+    for d in sorted(largest, key=lambda d: d.entry_ts):
+        results = " | ".join("not taken" if pnl is None else usd(pnl, 2) for pnl in d.pnl_usd)
+        made.add_row(clock(d.entry_ts), d.asset, "long" if d.direction > 0 else "short", results, d.why)
+    out.print(made)
+
+
+def _figure(figure: Any) -> str:
+    """Write a figure with its unit and its interval."""
+    if figure.value is None:
+        return "not defined"
+    text = _in_unit(figure.value, figure.unit)
+    if figure.low is None:
+        return text
+    return f"{text}   95 %: {_in_unit(figure.low, figure.unit)} to {_in_unit(figure.high, figure.unit)}"
+
+
+def _in_unit(value: float, unit: str) -> str:
+    if unit == "share":
+        return f"{100 * value:.2f} %"
+    suffix = {"usd": " USD", "bps": " bp"}.get(unit, "")
+    return f"{value:,.0f}" if unit == "count" else f"{value:,.2f}{suffix}"
