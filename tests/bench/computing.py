@@ -80,11 +80,12 @@ def run(world: World) -> tuple[backtest.Result, list[backtest.DayScan]]:
     """Do what a run does between reading rows and storing results, in one process."""
     version = scanning.code_version()
     params = squeeze.params_from(world.spec.params)
-    scans = list(backtest.scan_block(params, ASSET, world.warmup, world.days, world.spec.warmup_s))
+    scanned = list(backtest.scan_days(params, ASSET, world.warmup, world.days, world.spec.warmup_s))
+    scans = [scan for scan, _ in scanned]
     fold = backtest.Fold(world.spec, {ASSET: world.instrument}, {ASSET: world.funding}, version)
     repaired = backtest.repair(scans, lambda *_: iter(()))
-    for scan in scans:
-        fold.add_day(scan.day, {ASSET: scan}, world.read)
+    for scan, features in scanned:
+        fold.add_day(scan.day, {ASSET: scan}, world.read, {ASSET: features})
     return fold.finish(len(repaired)), scans
 
 

@@ -55,7 +55,7 @@ ReadRows = Callable[[str, int, int], Rows]  # (asset, start_s, end_s) → the ro
 
 HOUR_S = 3_600
 BLOCK_DAYS = 30  # days of a plan's item unless more shards are asked for
-CHUNK_S = 1_800  # rows asked for at once while a position is held
+CHUNK_S = 3_600  # rows asked for at once while a position is held
 PENDING_S = 20  # seconds looked at while an order is open
 CLUSTER_HOURS = 168  # hourly returns behind the correlation clusters
 CLUSTER_HOURS_MIN = 24
@@ -143,6 +143,17 @@ def scan_block(
     `warmup` holds the rows of `[warmup_start_s(first day), first day)` that exist, `days` each day with those of its rows
     that exist (none is a hole of a day). Raises `UsageError` for rows outside of their span.
     """
+    return (scan for scan, _ in scan_days(params, asset, warmup, days, warmup_s))
+
+
+def scan_days(
+    params: SqueezeParams,
+    asset: str,
+    warmup: Rows,
+    days: Iterable[tuple[dt.date, Rows]],
+    warmup_s: int = WARMUP_S,
+) -> Iterator[tuple[DayScan, Features]]:
+    """Scan as `scan_block` does, and yield what each day's tape holds too: who folds in the same process need not read it."""
     state = squeeze.initial(params)
     hours: dict[int, bytes] = {}
     if len(warmup.ts):
@@ -155,7 +166,7 @@ def scan_block(
         hours.update(hash_hours(rows))
         state, features = squeeze.scan(params, state, rows)
         after = squeeze.fingerprint(state)
-        yield _day_scan(asset, day, rows, features, data_hash(hours, day, warmup_s), before, after)
+        yield _day_scan(asset, day, rows, features, data_hash(hours, day, warmup_s), before, after), features
         before = after
         past = warmup_start_s(day + dt.timedelta(1), warmup_s) // HOUR_S
         hours = {hour: value for hour, value in hours.items() if hour >= past}
@@ -187,10 +198,10 @@ def data_hash(hours: Mapping[int, bytes], day: dt.date, warmup_s: int = WARMUP_S
     return digest(*(hour.to_bytes(8, "big") + hours[hour] for hour in range(first, end) if hour in hours))
 
 
-_ODD = [  # one odd multiplier a column; values of one row cancel out only if they are made to
-    np.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") | 1)
-    for name in Rows._fields
-]
+_ODD = np.array(  # one odd multiplier a column; values of one row cancel out only if they are made to
+    [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") | 1 for name in Rows._fields],
+    np.uint64,
+)
 
 
 @_njit
@@ -525,11 +536,17 @@ class Fold:
 
     # --- days ---
 
-    def add_day(self, day: dt.date, scans: Mapping[str, DayScan], read_rows: ReadRows) -> DayResult:
+    def add_day(
+        self,
+        day: dt.date,
+        scans: Mapping[str, DayScan],
+        read_rows: ReadRows,
+        features: Mapping[str, Features] | None = None,
+    ) -> DayResult:
         """Fold one day; days must come in the spec's order, each once.
 
         `scans` holds the day of each asset (an absent one is a hole of a day), seams repaired. `read_rows` is asked for
-        rows of this day and of the half hour before it.
+        rows of this day and of the half hour before it. `features` are what the tapes hold, of assets whose caller has them.
         """
         if self._done == len(self._days) or day != self._days[self._done]:
             expected = self._days[self._done] if self._done < len(self._days) else "none, all are done"
@@ -538,7 +555,8 @@ class Fold:
         self._clusters = self._find_clusters()
         for asset, lane in self._lanes.items():
             scan = scans.get(asset) or _absent(asset, day)
-            lane.begin(tape.unpack(scan.tape) if scan.tape else squeeze.join([]))
+            found = (features or {}).get(asset)
+            lane.begin(found or (tape.unpack(scan.tape) if scan.tape else squeeze.join([])))
             self._data.update(f"{asset} {day} {scan.data_hash}\n".encode())
             self._facts.append(scan.facts)
         self._run(self._day.start_s, self._day.start_s + DAY_S)
@@ -685,7 +703,8 @@ class Fold:
         marks = risk.advance(self._marks, now, int(path[0]))
         quiet = self._until_hard_risk(path, columns, marks.day_open_usd_e8)
         if quiet:
-            path = self._exchange.skip(now + quiet - 1, {name: column[:quiet] for name, column in columns.items()})
+            past = {name: column[:quiet] for name, column in columns.items()}
+            path = self._exchange.skip(now + quiet - 1, past, path[:quiet])
             quiet = len(path)  # shorter where the exchange would liquidate
         if quiet:
             self._marks = marks._replace(peak_usd_e8=max(marks.peak_usd_e8, int(path.max())))
@@ -696,12 +715,15 @@ class Fold:
     def _until_hard_risk(self, path: Ints, marks: Mapping[str, Ints], day_open_usd_e8: int) -> int:
         """Return how many seconds of a span no hard limit of the account is broken in."""
         limits, positions = self._spec.limits, self._exchange.ledger.positions
-        broken = path <= loss_floor_usd_e8(day_open_usd_e8, limits)
+        floor = loss_floor_usd_e8(day_open_usd_e8, limits)
         distance, lowest = limits.liquidation_distance_min, int(path.min())
         gross_max = sum(
             abs(notional_usd_e8(self._by_id[name], int(column.max()), positions[name].qty))
             for name, column in marks.items()
         )
+        if lowest > max(floor, gross_max * distance):
+            return len(path)
+        broken = path <= floor
         if lowest <= gross_max * distance:
             names = list(marks)
             grid = np.array([marks[name] for name in names])

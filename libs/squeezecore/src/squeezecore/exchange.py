@@ -235,18 +235,21 @@ class Exchange:
         equity = self.ledger.check() if fills else self.ledger.equity_usd_e8
         return Settled(tuple(fills), tuple(updates), (), equity), out[OUT_EQUITY, :done]
 
-    def skip(self, end_ts: int, marks: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
+    def skip(
+        self, end_ts: int, marks: Mapping[str, NDArray[np.int64]], path: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
         """Settle, in one pass, the quiet seconds up to and including `end_ts`, and return the equity of each, usd_e8.
 
         `marks` holds, for each instrument held, a column of the marks of the seconds that end with `end_ts`. There must be
         no open order, and no funding event in the span. Stops before the first second that would liquidate: then the
         result is shorter than the columns, and that second must go through `settle`. Equal to `settle` second by second.
+        `path` is what the ledger's `equity_path` says of these columns, where the caller has it already.
         """
         if self._state.working:
             raise ValueError(
                 f"{len(self._state.working)} orders are open, a span can be skipped without any: settle it"
             )
-        equity = self.ledger.equity_path(marks)
+        equity = self.ledger.equity_path(marks) if path is None else path
         start_ts = end_ts - len(equity) + 1
         if start_ts <= self._state.settled_ts:
             raise ValueError(f"span began at {start_ts}, the last settled is {self._state.settled_ts}: ascend")
@@ -578,7 +581,7 @@ class Exchange:
         instrument = self._instruments.get(order.instrument)
         if instrument is None:
             return f"instrument was {order.instrument}, traded here are {', '.join(sorted(self._instruments))}"
-        grid = grid_of(instrument, now_ts)
+        grid = self._grid(order.instrument, now_ts)
         if now_ts < self._state.settled_ts:
             return f"decided at second {now_ts}, the last settled is {self._state.settled_ts}"
         if order.side is Side.NONE:

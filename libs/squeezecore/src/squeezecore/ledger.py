@@ -396,6 +396,11 @@ def _add_position(equity: Any, marks: Any, qty: int, cost: int, divisor: int) ->
     size = abs(qty)
     whole = size // divisor
     rest = size - whole * divisor
+    if rest == 0:  # the usual case needs no division
+        whole *= sign
+        for i in range(len(marks)):
+            equity[i] += marks[i] * whole - cost
+        return
     for i in range(len(marks)):
         value = marks[i] * whole + (2 * marks[i] * rest + divisor) // (2 * divisor)
         equity[i] += sign * value - cost

@@ -104,13 +104,17 @@ def table_of(instrument: Instrument) -> tuple[Terms, ...]:
 def terms_of(instrument: Instrument, ts: int) -> Terms:
     """Return the terms in force in UTC second `ts`."""
     table = table_of(instrument)
-    begun = [terms for terms in table if terms.valid_from_s <= ts]
-    return begun[-1] if begun else table[0]
+    return table[max(0, bisect.bisect_right(_begins(instrument.id), ts) - 1)] if len(table) > 1 else table[0]
 
 
 def grid_of(instrument: Instrument, ts: int) -> Grid:
     """Return the tick and lot in force in UTC second `ts`, as integers at the instrument's scales."""
     return _grid(instrument, terms_of(instrument, ts))
+
+
+@cache
+def _begins(instrument_id: str) -> list[int]:
+    return [terms.valid_from_s for terms in TABLES[instrument_id]]
 
 
 @cache

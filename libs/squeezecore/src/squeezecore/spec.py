@@ -17,6 +17,7 @@ import msgspec
 from squeezecore.errors import SpecError
 from squeezecore.market import DAY_S, PPM
 
+EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
 Ppm = Annotated[int, msgspec.Meta(ge=0, le=PPM)]
 
 
@@ -120,7 +121,7 @@ def digest(*parts: bytes) -> str:
 
 def day_start_s(day: dt.date) -> int:
     """Return the UTC second a day begins with."""
-    return int(dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC).timestamp())
+    return (day.toordinal() - EPOCH_DAY) * DAY_S
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
