@@ -41,7 +41,7 @@ export interface ChartSpec {
   axis: (value: number, step: number) => string;
   /** The span of values to show, from the extremes of what is visible; without it 6 % of room is added on both sides. */
   span?: (low: number, high: number) => [number, number];
-  /** Lines keep one measure per pixel, but each is shifted so that all begin at the left edge with zero. */
+  /** Each line is shifted so that all begin with zero at the left edge, and has a scale of its own: only changes have a meaning. */
   rebased?: boolean;
   extremes?: [string, string]; // columns of lowest and highest values, where these are not the lines'
   under?: (pen: Pen) => void;
@@ -63,6 +63,7 @@ export class Chart {
   readonly plot: uPlot;
   frame: Frame = NO_FRAME;
   drawings = { times: 0, longest: 0 }; // ms
+  private alike = false;
   private readonly upright = document.createElement("div");
   private readonly level = document.createElement("div");
   private readonly tag = document.createElement("output");
@@ -80,7 +81,7 @@ export class Chart {
   ) {
     this.plot = new uPlot(this.options(), this.columns(), host);
     this.upright.className = "upright";
-    this.level.className = "level";
+    this.level.className = "crosslevel";
     this.tag.className = "tag";
     this.tag.setAttribute("aria-hidden", "true");
     this.plot.over.append(this.upright, this.level);
@@ -122,6 +123,13 @@ export class Chart {
     this.drawings.longest = Math.max(this.drawings.longest, performance.now() - began);
   }
 
+  /** Give rebased lines one scale, or each its own. */
+  measureAlike(alike: boolean): void {
+    this.alike = alike;
+    this.redraw();
+    this.plot.redraw();
+  }
+
   /** Draw the same again: other colours, other things of the spec's own hand. */
   repaint(): void {
     this.plot.redraw(false, true);
@@ -158,17 +166,24 @@ export class Chart {
     this.spanOf = new Map();
     for (const [scale, [least, most]] of extremes) this.spanOf.set(scale, this.roomy(least, most));
     if (this.spec.rebased) {
-      // The same measure for all: the widest reach below and above the origins.
+      // Zero at one height for all: the widest reach below and above it, in measures of each line's own reach.
+      const reach = new Map<string, number>();
+      for (const [scale, [least, most]] of extremes) {
+        const origin = this.origins.get(scale) ?? 0;
+        reach.set(scale, Math.max(origin - least, most - origin, 1e-9));
+      }
+      const widest = Math.max(...reach.values());
       let below = 0;
       let above = 0;
       for (const [scale, [least, most]] of extremes) {
         const origin = this.origins.get(scale) ?? 0;
-        below = Math.max(below, origin - least);
-        above = Math.max(above, most - origin);
+        if (this.alike) reach.set(scale, widest);
+        below = Math.max(below, (origin - least) / reach.get(scale)!);
+        above = Math.max(above, (most - origin) / reach.get(scale)!);
       }
-      for (const scale of extremes.keys()) {
+      for (const [scale, one] of reach) {
         const origin = this.origins.get(scale) ?? 0;
-        this.spanOf.set(scale, this.roomy(origin - below, origin + above));
+        this.spanOf.set(scale, this.roomy(origin - below * one, origin + above * one));
       }
     }
   }
@@ -213,12 +228,15 @@ export class Chart {
           gap: 3,
           space: 74,
           incrs: STEPS_S,
-          splits: (_u, _axis, low, high, step) => stepsOf(low, high, step),
+          splits: (u, _axis, low, high, step) =>
+            // a label at the very edge would be cut
+            stepsOf(low + (18 / Math.max(36, u.over.clientWidth)) * (high - low), high, step),
           values: (_u, splits, _axis, _space, step) => splits.map((ts) => timeLabel(ts, step)),
         },
         {
           ...axis,
           scale: main,
+          ...(spec.rebased ? { stroke: () => color(this.alike ? "muted" : spec.lines[0].color) } : {}),
           side: RIGHT,
           size: GUTTER_PX,
           gap: 6,
@@ -248,7 +266,12 @@ export class Chart {
       ],
       hooks: {
         drawAxes: [() => spec.under?.(this.pen())],
-        draw: [() => spec.over?.(this.pen())],
+        draw: [
+          () => {
+            spec.over?.(this.pen());
+            if (spec.rebased && !this.alike) this.innerLevels();
+          },
+        ],
       },
     };
   }
@@ -262,6 +285,30 @@ export class Chart {
     const out: number[] = [];
     for (let n = Math.ceil((low - origin) / step); n * step + origin <= high; n++) out.push(n * step + origin);
     return out;
+  }
+
+  /** The second line's own levels, inside at the left. */
+  private innerLevels(): void {
+    const line = this.spec.lines[1];
+    const scale = this.scaleOf(line);
+    const [low, high] = this.spanOf.get(scale) ?? [0, 1];
+    const { ctx, bbox } = this.plot;
+    const origin = this.origins.get(scale) ?? 0;
+    ctx.save();
+    ctx.font = `${11 * uPlot.pxRatio}px ${color("font") || "sans-serif"}`;
+    ctx.textBaseline = "middle";
+    ctx.textAlign = "left";
+    ctx.lineWidth = 3 * uPlot.pxRatio;
+    ctx.strokeStyle = color("surface");
+    ctx.fillStyle = color(line.color);
+    for (const level of this.levels(scale, low, high)) {
+      const y = bbox.top + bbox.height - ((level - low) / (high - low)) * bbox.height;
+      if (y < bbox.top + 6 || y > bbox.top + bbox.height - 6 || level === origin) continue;
+      const text = this.spec.axis(level - origin, 1);
+      ctx.strokeText(text, bbox.left + 4 * uPlot.pxRatio, y);
+      ctx.fillText(text, bbox.left + 4 * uPlot.pxRatio, y);
+    }
+    ctx.restore();
   }
 
   private gaps(u: uPlot, first: number, last: number): [number, number][] {

@@ -113,7 +113,8 @@ export function firstFrom(values: ArrayLike<number>, value: number): number {
 
 /** The row that covers a time (or for values at instants the last before it), or -1. */
 export function rowAt(frame: Frame, ts: number): number {
-  const row = firstFrom(frame.start, ts + 1e-9) - 1;
+  let row = firstFrom(frame.start, ts);
+  if (row === frame.start.length || frame.start[row] > ts) row--;
   if (row < 0) return -1;
   const isInstant = frame.x[row] === frame.start[row];
   return isInstant || ts < frame.x[row] ? row : -1;
@@ -122,5 +123,5 @@ export function rowAt(frame: Frame, ts: number): number {
 /** The rows that lie within a span at least in part, as [first, end). */
 export function visible(frame: Frame, range: Range): [number, number] {
   const first = firstFrom(frame.x, range.from);
-  return [first, Math.max(first, firstFrom(frame.start, range.to + 1e-9))];
+  return [first, Math.max(first, firstFrom(frame.start, range.to))];
 }

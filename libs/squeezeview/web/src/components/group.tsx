@@ -88,6 +88,7 @@ export function ChartGroup({ label, linked, panes, onCharts, children }: Props):
           <figure key={spec.id} class="chart" id={`chart-${spec.id}`}>
             <figcaption>
               {spec.title} <small>{spec.unit} · time in UTC</small>
+              {spec.rebased && <Measure of={() => charts.find((chart) => chart.spec === spec)} />}
               <span class="keys">
                 {spec.lines.map((line) => (
                   <span key={line.key}>
@@ -106,6 +107,25 @@ export function ChartGroup({ label, linked, panes, onCharts, children }: Props):
         − 0, Shift + ← → for the crosshair.
       </p>
     </div>
+  );
+}
+
+/** One measure for all lines of a chart, or one each. */
+function Measure(props: { of: () => Chart | undefined }): JSX.Element {
+  const [same, setSame] = useState(false);
+  return (
+    <button
+      type="button"
+      class="measure"
+      aria-pressed={same}
+      title="Off: each line has its own scale, zero at one height. On: one scale for all."
+      onClick={() => {
+        setSame(!same);
+        props.of()?.measureAlike(!same);
+      }}
+    >
+      one scale
+    </button>
   );
 }
 
@@ -147,7 +167,7 @@ function Spans({ linked }: { linked: Linked }): JSX.Element {
 function Legend({ linked, charts }: { linked: Linked; charts: Chart[] }): JSX.Element {
   const [, again] = useState(0);
   useEffect(() => linked.on(() => again((n) => n + 1)), [linked]);
-  const ts = linked.cursor ?? linked.range.to - 1e-6;
+  const ts = linked.cursor ?? linked.range.to - 0.001;
   const first = charts.at(0);
   const row = first ? rowAt(first.frame, ts) : -1;
   const start = row < 0 ? Math.floor(ts) : first!.frame.start[row];

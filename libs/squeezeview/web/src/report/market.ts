@@ -108,13 +108,13 @@ export function marketSpecs(scene: () => Scene, pick: (trade: TradeLine) => void
     },
     {
       id: "cvd",
-      title: "Cumulative delta since the left edge",
-      unit: "USD",
+      title: "CVD since the left edge",
+      unit: "USD, perp right, spot left",
       height: small ? 170 : 190,
       rebased: true,
       lines: [
-        { key: "spot_cvd", label: "Spot CVD", color: "spot", format: (v) => compact(v, true) },
         { key: "perp_cvd", label: "Perp CVD", color: "perp", format: (v) => compact(v, true) },
+        { key: "spot_cvd", label: "Spot CVD", color: "spot", format: (v) => compact(v, true) },
       ],
       axis: (value) => compact(value, true),
       under: context,

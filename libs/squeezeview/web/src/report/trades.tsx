@@ -155,7 +155,7 @@ export function TradePictures({ run, onOpen }: { run: RunPage; onOpen: (trade: T
 
 export function Breakdowns({ breakdowns }: { breakdowns: Breakdown[] }): JSX.Element {
   return (
-    <div class="columns">
+    <div class="columns breakdowns">
       {breakdowns.map((breakdown) => {
         const most = Math.max(...breakdown.lines.map((line) => Math.abs(line.pnl_usd)), 0);
         return (
