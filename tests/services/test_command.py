@@ -206,6 +206,26 @@ def test_exported_bars_have_the_promised_columns(market: Market, tmp_path: Path)
     assert [bool(v) for v in frame["complete"]] == [bool(v) for v in bars.complete]
 
 
+def test_minutes_and_hours_are_made_with_the_seconds_and_exported(market: Market, tmp_path: Path) -> None:
+    bars = market.store.read_bars(PERP, NOON, NOON + 7200)
+    scale = 10 ** market.store.instruments()[PERP].qty_decimals
+    words = ("data", "export", "bars", PERP, "--from", "2026-01-04T12:00:00", "--to", "2026-01-04T14:00:00")
+    for every, seconds in (("1m", 60), ("5m", 300), ("1h", 3600)):
+        said = market.ask(*words, "--every", every, "--out", tmp_path / f"{every}.parquet")
+        frame, shape = pl.read_parquet(said["out"]), (7200 // seconds, seconds)
+        assert frame["ts"].to_list() == list(range(NOON, NOON + 7200, seconds))
+        volumes = [round(v * scale) for v in frame["buy_volume"]]
+        assert volumes == bars.buy_volume.reshape(shape).sum(1).tolist()
+        assert frame["seconds"].to_list() == frame["seconds_complete"].to_list() == [seconds] * shape[0]
+        assert {"open", "close", "buy_usd"} <= set(frame.columns)
+        assert "version" not in frame.columns
+        shown = squeezeflow.bars(PERP, "2026-01-04T12:00:00", "2026-01-04T14:00:00", every=every, home=market.home)
+        assert shown.drop("ts").equals(frame.drop("ts"))
+        assert shown["ts"].dt.epoch("s").to_list() == frame["ts"].to_list()
+    with pytest.raises(DataHoleError, match="it has bars from"):
+        squeezeflow.bars(PERP, "2027-01-04", "2027-01-05", every="1h", home=market.home)
+
+
 def test_data_shows_days_holes_and_sizes(market: Market) -> None:
     text = tell(market, "data")
     for word in (SPOT, PERP, "BTC", "ETH", "100.00 %", "█████", "no gap is known", "bytes a row", "rows_1s"):
@@ -354,7 +374,7 @@ def test_notebooks_find_the_home_the_command_uses(market: Market, monkeypatch: p
     market.ask(*BACKTEST, "--fresh")
     monkeypatch.setenv("SQUEEZE_HOME", str(market.home))
     assert squeezeflow.load_run().summary.days == 3
-    assert doctest.testmod(notebook) == (0, 6)
+    assert doctest.testmod(notebook) == (0, 7)
 
 
 def test_notebooks_are_told_what_is_wrong(market: Market) -> None:

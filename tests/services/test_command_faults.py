@@ -68,6 +68,8 @@ def refused(said: Said, code: int, *words: object) -> None:
         (2, "data --name XYZ", "'XYZ' | known are BTC"),
         (2, "data export rowz BTC --from 2026-01-03 --to 2026-01-04 --out x.csv", "'rowz' | bars or rows"),
         (2, "data export bars binance:BTC-USDT-PERB --from 2026-01-03 --to 2026-01-04 --out x.csv", f"did you mean {PERP}?"),
+        (2, f"data export bars {PERP} --from 2026-01-03 --to 2026-01-04 --every 2m --out x.csv", "'2m' | 1s, 1m, 5m, 1h"),
+        (2, "data export rows BTC --from 2026-01-03 --to 2026-01-04 --every 1m --out x.csv", "every was 1m | export bars"),
         (2, "flow BTC --from 2026-01-03 --to 2026-01-03", "range was 0 s | move --from or --to"),
         (2, "simulate --world calm", "'calm' | noise, squeeze"),
         (2, "simulate --days 9999", "9999 | <= 3660"),

@@ -435,6 +435,29 @@ def test_series_reach_the_rows_whatever_came_first(store: Store, tmp_path: Path)
     assert seen == {0: 0, 80_000 * 10**8: 360, 81_000 * 10**8: 660}  # never before it is known
 
 
+# --- minutes ----------------------------------------------------------------------------------------------------------
+
+
+def test_minutes_follow_their_seconds_through_repair_and_replacement(store: Store, tmp_path: Path) -> None:
+    rows = prints(3000, T0 + 86_000, 3 * 3600)  # over a midnight, imported in an order that leaves a hole at first
+
+    def assert_minutes_are_sums() -> None:
+        bars, minutes = bars_of(store), store.read_rollup("bars_1m", PERP, 0, 2**32 - 1)
+        starts, at = np.unique(bars.ts // 60 * 60, return_index=True)
+        assert minutes["ts"].to_pylist() == starts.tolist()
+        for name in ("buy_volume", "sell_volume", "buy_trades", "sell_trades", "complete"):
+            sums = np.add.reduceat(getattr(bars, name).astype(np.int64), at)
+            assert minutes[name].to_pylist() == sums.tolist(), name
+
+    for number, part in enumerate((rows[:1000], rows[2000:], rows[1000:2000])):
+        text = faults.file_text("aggTrades", "um", part)
+        import_paths(store, [publish(tmp_path / str(number), "um", "aggTrades", "2024-08", text)])
+        assert_minutes_are_sums()
+    again = faults.file_text("aggTrades", "um", rows[:500])
+    import_paths(store, [publish(tmp_path / "again", "um", "aggTrades", "2024-08", again)], replace=True)
+    assert_minutes_are_sums()
+
+
 # --- killed, and run again --------------------------------------------------------------------------------------------
 
 SCRIPT = """

@@ -190,9 +190,10 @@ def export(
     start: Annotated[str, typer.Option("--from", help=FROM_TIME)],
     end: Annotated[str, typer.Option("--to", help=TO_TIME)],
     out: Annotated[Path, typer.Option("--out", help="file.parquet or file.csv")],
+    every: Annotated[str, typer.Option(help="How long a bar is: 1s, 1m, 5m or 1h.")] = "1s",
     as_json: Json = False,
 ) -> None:
-    """Write seconds to Parquet or CSV: UTC seconds, base units, USD as decimals."""
+    """Write bars or rows to Parquet or CSV: UTC seconds, base units, USD as decimals."""
     from squeezecore.adapters import operations  # noqa: PLC0415
 
     request = operations.ExportRequest(
@@ -201,6 +202,7 @@ def export(
         start_s=second(start, "--from"),
         end_s=second(end, "--to"),
         out=out,
+        every=every,
     )
     with _store(context) as store, show.progress(as_json) as report:
         answer = operations.export(store, request, report)

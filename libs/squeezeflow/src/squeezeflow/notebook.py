@@ -134,7 +134,11 @@ def rows(
         UsageError: the asset is unknown, a time is none, or the range does not end after it begins.
         DataHoleError: no row lies in the range.
     """
-    return _seconds("rows", asset.upper(), start, end, home, clickhouse, frame)
+    begin, stop = _range(start, end)
+    with _open(home, clickhouse) as store:
+        traded = operations.instrument_for(store, "rows", asset.upper())
+        block = operations.read_rows(store, asset.upper(), begin, stop)
+    return _clocked(operations.block_table(block, traded), frame)
 
 
 def bars(
@@ -142,34 +146,40 @@ def bars(
     start: Time,
     end: Time,
     *,
+    every: str = "1s",
     home: str | Path | None = None,
     clickhouse: str | None = None,
     frame: Kind = "polars",
 ) -> Any:
     """Return an instrument's seconds in `[start, end)`: prices, base volumes, USD, prints, completeness.
 
+    `every` gives longer bars, "1m", "5m" or "1h": those that begin in the range, each whole, with the seconds it has and
+    how many of these are complete.
+
     >>> bars("binance:BTC-USDT", "2026-01-04", "2026-01-05", frame="pandas")["complete"].mean()
     np.float64(1.0)
+    >>> bars("binance:BTC-USDT", "2026-01-04", "2026-01-05", every="1h").height
+    24
 
     Raises:
         UsageError: the store does not know the instrument, a time is none, or the range does not end after it begins.
         DataHoleError: no bar lies in the range.
     """
-    return _seconds("bars", instrument, start, end, home, clickhouse, frame)
+    begin, stop = _range(start, end)
+    with _open(home, clickhouse) as store:
+        of = operations.instrument_for(store, "bars", instrument)
+        return _clocked(operations.read_bars(store, of, begin, stop, every), frame)
 
 
-def _seconds(
-    what: str, name: str, start: Time, end: Time, home: str | Path | None, clickhouse: str | None, frame: Kind
-) -> Any:
+def _range(start: Time, end: Time) -> tuple[int, int]:
     begin, stop = _second(start, "start"), _second(end, "end")
     if stop <= begin:
         raise UsageError(f"range was {operations.utc(begin)} to {operations.utc(stop)}, it must end after it begins")
-    read = operations.read_bars if what == "bars" else operations.read_rows
-    with _open(home, clickhouse) as store:
-        instrument = operations.instrument_for(store, what, name)
-        block = read(store, name, begin, stop)
-    table = operations.block_table(block, instrument)
-    return _frame(table.set_column(0, "ts", _clock(block.ts)), frame)
+    return begin, stop
+
+
+def _clocked(table: pa.Table, frame: Kind) -> Any:
+    return _frame(table.set_column(0, "ts", _clock(table["ts"].to_numpy())), frame)
 
 
 def _clock(ts: np.ndarray[Any, Any]) -> pa.Array:

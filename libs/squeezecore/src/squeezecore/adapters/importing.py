@@ -270,6 +270,7 @@ class _Run:
         self._dirty_series: dict[str, list[tuple[int, int]]] = {}
         self._records: list[ImportRecord] = []  # become "done" once their rows are made
         self._series_records: list[ImportRecord] = []
+        self._touched: dict[str, set[dt.date]] = {}  # instrument → days whose minutes are to be made anew
         self._replaced: set[tuple[str, dt.date]] = set()
         self._bytes_done, self._bytes = 0, sum(source.path.stat().st_size for source in sources)
 
@@ -421,6 +422,7 @@ class _Run:
             older = self._around(name, new, neighbours)
             changed = splice(older, new, holes, scanned.border, opened, findings)
             self._store.insert_bars(name, changed)
+            self._touched.setdefault(name, {day.day}).update(_days_of(changed), {day.day})
             seconds, written = seconds + len(new.ts), written + len(changed.ts)
             spans += subtract(spans_of_bars(older), holes) if opened.contiguous else []
         gaps = self._put_gaps(judged, spans, holes)
@@ -604,11 +606,14 @@ class _Run:
             ranges.setdefault(asset, []).append((start_s, end_s))
 
     def settle_bars(self) -> None:
-        """Make the rows of what was imported, then call it done."""
+        """Make the rows and the minutes of what was imported, then call it done."""
         for asset, ranges in sorted(self._dirty.items()):
             for start_s, end_s in united(ranges):
                 self._rebuild(asset, start_s, end_s)
         self._dirty = {}
+        for first, last, names in _stretches(self._touched):
+            self._store.rollup(first, last, names)
+        self._touched = {}
         self._store.put_imports(self._records)
         self._records = []
 
@@ -662,6 +667,19 @@ def _period_ns(source: Source) -> tuple[int, int]:
         return repair.ALWAYS
     start_s, end_s = day_start_s(source.published.start), day_start_s(source.published.end) + DAY_S
     return start_s * 10**9 - repair.PERIOD_SLACK_NS, end_s * 10**9 + repair.PERIOD_SLACK_NS
+
+
+def _days_of(bars: Bars) -> set[dt.date]:
+    return {dt.date(1970, 1, 1) + dt.timedelta(int(day)) for day in np.unique(bars.ts // DAY_S)}
+
+
+def _stretches(touched: Mapping[str, Iterable[dt.date]]) -> list[tuple[dt.date, dt.date, list[str]]]:
+    """Join days that follow each other, and instruments whose days are the same."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for name, days in sorted(touched.items()):
+        for start, end in united((day.toordinal(), day.toordinal() + 1) for day in days):
+            found.setdefault((start, end), []).append(name)
+    return [(dt.date.fromordinal(start), dt.date.fromordinal(end - 1), names) for (start, end), names in found.items()]
 
 
 def _counts(findings: repair.Findings) -> dict[str, int]:

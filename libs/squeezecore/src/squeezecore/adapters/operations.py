@@ -23,7 +23,7 @@ from msgspec import Meta
 from squeezecore.adapters import embedded
 from squeezecore.adapters.assets import find_asset, load_assets
 from squeezecore.adapters.store import Store
-from squeezecore.adapters.tables import DayCoverage
+from squeezecore.adapters.tables import ROLLUPS, DayCoverage
 from squeezecore.errors import DataHoleError, SqueezeError, UsageError
 from squeezecore.market import BASIS_SCALE, CENTS, DAY_S, FUNDING_SCALE, PPM, Bars, Gap, Instrument, Rows
 from squeezecore.spec import AssetConfig, canonical, day_start_s, nearest
@@ -144,7 +144,7 @@ def simulate(store: Store, request: SimulateRequest, report: Report = silent) ->
     _refuse_mixing(store, world)
     known = assets(store)
     rows = bars = done = 0
-    total = len(world.assets) * world.days
+    total, last = len(world.assets) * world.days, world.start + dt.timedelta(world.days - 1)
     for asset in world.assets:
         find_asset(known, asset)
         listed = simulator.instruments(asset)
@@ -161,7 +161,7 @@ def simulate(store: Store, request: SimulateRequest, report: Report = silent) ->
             rows += len(day.rows.ts)
             done += 1
             report(Progress(f"{asset} {day.day}", done, total, "days"))
-    last = world.start + dt.timedelta(world.days - 1)
+        store.rollup(world.start, last, [instrument.id for instrument in listed])
     return SimulateReport(
         assets=world.assets, first=world.start, last=last, seed=world.seed, world=world.kind, rows=rows, bars=bars
     )
@@ -285,18 +285,31 @@ def read_rows(store: Store, asset: str, start_s: int, end_s: int) -> Rows:
     raise DataHoleError(f"range was {utc(start_s)} to {utc(end_s)}, {asset} has no row in it: {text}")
 
 
-def read_bars(store: Store, instrument: str, start_s: int, end_s: int) -> Bars:
-    """Read an instrument's bars, or say which bars there are when none lie in the range."""
-    bars = store.read_bars(instrument, start_s, end_s)
-    if len(bars.ts):
+def bars_table(store: Store, instrument: Instrument, start_s: int, end_s: int, every: str = "1s") -> pa.Table:
+    """Return an instrument's bars of a length (`EVERY`) that begin in `[start_s, end_s)`, in units people use."""
+    if every not in EVERY:
+        raise UsageError(f"every was {every!r}, it can be {', '.join(EVERY)}")
+    if not EVERY[every]:
+        return block_table(store.read_bars(instrument.id, start_s, end_s), instrument)
+    stored = store.read_rollup(EVERY[every], instrument.id, start_s, end_s)
+    names = [{"complete": "seconds_complete"}.get(name, name) for name in stored.column_names]
+    columns = dict(zip(names, (column.to_numpy() for column in stored.columns), strict=True))
+    del columns["version"]
+    return _in_units(columns, instrument)
+
+
+def read_bars(store: Store, instrument: Instrument, start_s: int, end_s: int, every: str = "1s") -> pa.Table:
+    """Do as `bars_table`, or say which bars there are when none lie in the range."""
+    bars = bars_table(store, instrument, start_s, end_s, every)
+    if len(bars):
         return bars
-    mine = store.coverage(instrument)
+    mine = store.coverage(instrument.id)
     text = (
         f"it has bars from {utc(mine[0].first_ts)} to {utc(mine[-1].last_ts)}"
         if mine
         else "the store holds none of it: import or simulate first"
     )
-    raise DataHoleError(f"range was {utc(start_s)} to {utc(end_s)}, {instrument} has no bar in it: {text}")
+    raise DataHoleError(f"range was {utc(start_s)} to {utc(end_s)}, {instrument.id} has no bar in it: {text}")
 
 
 def utc(second: int) -> str:
@@ -307,6 +320,9 @@ def utc(second: int) -> str:
 # --- export ---
 
 
+EVERY = {"1s": ""} | {table.removeprefix("bars_"): table for table in ROLLUPS}  # length of a bar → table
+
+
 class ExportRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bars or rows of a range, into one file."""
 
@@ -315,6 +331,7 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     start_s: int
     end_s: int
     out: Path
+    every: str = "1s"  # of bars: how long one is, a key of `EVERY`
 
 
 class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -327,13 +344,17 @@ class ExportReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def export(store: Store, request: ExportRequest, report: Report = silent) -> ExportReport:
-    """Write seconds to Parquet or CSV, a day at a time; the file appears whole or not at all.
+    """Write seconds, or longer bars, to Parquet or CSV, a day at a time; the file appears whole or not at all.
 
-    `ts` is in UTC seconds, quantities in base units, prices and USD as decimals: each the float nearest to the stored
-    integer's exact value.
+    A longer bar is written whole where it begins in the range. `ts` is in UTC seconds, quantities in base units, prices
+    and USD as decimals: each the float nearest to the stored integer's exact value.
     """
     if request.what not in ("bars", "rows"):
         raise UsageError(f"what was {request.what!r}, it can be bars or rows")
+    if request.every not in EVERY:
+        raise UsageError(f"every was {request.every!r}, it can be {', '.join(EVERY)}")
+    if request.every != "1s" and request.what == "rows":
+        raise UsageError(f"every was {request.every}, rows are seconds: leave it out, or export bars")
     if request.out.suffix not in (".parquet", ".csv"):
         raise UsageError(f"file was {request.out.name}, its name must end in .parquet or .csv")
     if request.end_s <= request.start_s:
@@ -343,11 +364,12 @@ def export(store: Store, request: ExportRequest, report: Report = silent) -> Exp
     written = 0
     columns: tuple[str, ...] = ()
     writer: Any = None
-    spans = list(range(request.start_s, request.end_s, DAY_S))
+    step = DAY_S if request.every == "1s" else 30 * DAY_S
+    spans = list(range(request.start_s, request.end_s, step))
     try:
         request.out.parent.mkdir(parents=True, exist_ok=True)
         for number, start in enumerate(spans, 1):
-            table = _decimals(store, request, instrument, start, min(start + DAY_S, request.end_s))
+            table = _decimals(store, request, instrument, start, min(start + step, request.end_s))
             if writer is None:
                 writer = _open_writer(partial, table.schema)
                 columns = tuple(table.column_names)
@@ -397,19 +419,19 @@ RATES = {"funding_rate_8h": FUNDING_SCALE, "basis_bps": BASIS_SCALE, "quality_pp
 
 
 def _decimals(store: Store, request: ExportRequest, instrument: Instrument, start_s: int, end_s: int) -> pa.Table:
-    block: Bars | Rows
-    block = (
-        store.read_bars(request.name, start_s, end_s)
-        if request.what == "bars"
-        else store.read_rows(request.name, start_s, end_s)
-    )
-    return block_table(block, instrument)
+    if request.what == "bars":
+        return bars_table(store, instrument, start_s, end_s, request.every)
+    return block_table(store.read_rows(request.name, start_s, end_s), instrument)
 
 
 def block_table(block: Bars | Rows, instrument: Instrument) -> pa.Table:
     """Return bars or rows as a table in units people use; see `export`."""
+    return _in_units(block._asdict(), instrument)
+
+
+def _in_units(stored: Mapping[str, Any], instrument: Instrument) -> pa.Table:
     columns: dict[str, Any] = {}
-    for name, values in block._asdict().items():
+    for name, values in stored.items():
         if name in PRICES:
             columns[name] = values / 10**instrument.price_decimals
         elif name in QUANTITIES:

@@ -199,19 +199,30 @@ class Store:
             {"name": instrument, "day": day},
         )
 
-    def rollup(self, day: dt.date) -> None:
-        """Compute the minute, five-minute and hour bars of a closed day from its seconds; repeating it is harmless."""
-        for table, seconds in ROLLUPS.items():
-            self._command(
-                f"INSERT INTO {table} ({', '.join(TABLES[table])}) "
-                f"SELECT instrument, toStartOfInterval(ts, INTERVAL {seconds} SECOND) AS bar, "
-                "argMin(open, ts), max(high), min(low), argMax(close, ts), sum(buy_volume), sum(sell_volume), "
-                "sum(buy_usd_cents), sum(sell_usd_cents), sum(buy_trades), sum(sell_trades), max(largest), "
-                "count(), sum(complete), sum(version + 1) "
-                "FROM bars_1s FINAL WHERE ts >= toDateTime({start:UInt32}, 'UTC') AND ts < toDateTime({end:UInt32}, 'UTC') "
-                "GROUP BY instrument, bar",
-                {"start": day_start_s(day), "end": day_start_s(day) + DAY_S},
-            )
+    def rollup(self, first: dt.date, last: dt.date | None = None, instruments: Sequence[str] = ()) -> None:
+        """Compute the minute, five-minute and hour bars of days from their seconds; repeating it is harmless.
+
+        Args:
+            first: a UTC day.
+            last: the last day; the same if None.
+            instruments: whose; all if none is named.
+        """
+        start, end = day_start_s(first), day_start_s(last or first) + DAY_S
+        source, seconds_of, version = "bars_1s", "count()", "sum(version + 1)"
+        for table, seconds in ROLLUPS.items():  # each from the one before: only the first reads seconds
+            for month_s, until_s in _months(start, end):  # as much as a block may span
+                self._command(
+                    f"INSERT INTO {table} ({', '.join(TABLES[table])}) "
+                    f"SELECT instrument, toStartOfInterval(ts, INTERVAL {seconds} SECOND) AS bar, "
+                    "argMin(open, ts), max(high), min(low), argMax(close, ts), sum(buy_volume), sum(sell_volume), "
+                    "sum(buy_usd_cents), sum(sell_usd_cents), sum(buy_trades), sum(sell_trades), max(largest), "
+                    f"{seconds_of}, sum(complete), {version} "
+                    f"FROM {source} FINAL WHERE (instrument IN {{names:Array(String)}} OR empty({{names:Array(String)}})) "
+                    "AND ts >= toDateTime({start:UInt32}, 'UTC') AND ts < toDateTime({end:UInt32}, 'UTC') "
+                    "GROUP BY instrument, bar",
+                    {"names": list(instruments), "start": month_s, "end": until_s},
+                )
+            source, seconds_of, version = table, "sum(seconds)", "sum(version)"
 
     def read_rollup(self, table: str, instrument: str, start_s: int, end_s: int) -> pa.Table:
         """Return `bars_1m`, `bars_5m` or `bars_1h` of `[start_s, end_s)`; columns as in the schema, `ts` in seconds."""
@@ -767,6 +778,12 @@ def _days(ts: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     if len(ts):
         borders = np.flatnonzero(np.diff(ts // DAY_S)) + 1
         yield from zip([0, *borders.tolist()], [*borders.tolist(), len(ts)], strict=True)
+
+
+def _months(start_s: int, end_s: int) -> Iterator[tuple[int, int]]:
+    """Yield each thirty days of a range."""
+    for at in range(start_s, end_s, 30 * DAY_S):
+        yield at, min(at + 30 * DAY_S, end_s)
 
 
 def _arrow(columns: Mapping[str, Column | str]) -> pa.Table:
