@@ -39,6 +39,7 @@ export interface ChartSpec {
   height: number; // px
   lines: Line[];
   axis: (value: number, step: number) => string;
+  keys?: { color: string; text: string }[]; // instead of the lines' names in the caption
   /** The span of values to show, from the extremes of what is visible; without it 6 % of room is added on both sides. */
   span?: (low: number, high: number) => [number, number];
   /** Each line is shifted so that all begin with zero at the left edge, and has a scale of its own: only changes have a meaning. */
@@ -230,7 +231,7 @@ export class Chart {
           incrs: STEPS_S,
           splits: (u, _axis, low, high, step) =>
             // a label at the very edge would be cut
-            stepsOf(low + (18 / Math.max(36, u.over.clientWidth)) * (high - low), high, step),
+            stepsOf(low + ((18 * uPlot.pxRatio) / Math.max(200, u.bbox.width)) * (high - low), high, step),
           values: (_u, splits, _axis, _space, step) => splits.map((ts) => timeLabel(ts, step)),
         },
         {
@@ -277,9 +278,9 @@ export class Chart {
   }
 
   /** About one level every 34 px, at 1, 2 or 5 times a power of ten from the origin. */
-  private levels(scale: string, low: number, high: number): number[] {
+  private levels(scale: string, low: number, high: number, apart = 34): number[] {
     const origin = this.origins.get(scale) ?? 0;
-    const least = ((high - low) / Math.max(1, this.spec.height - TIME_PX - 6)) * 34;
+    const least = ((high - low) / Math.max(1, this.spec.height - TIME_PX - 6)) * apart;
     const power = 10 ** Math.floor(Math.log10(least));
     const step = power * ([1, 2, 5, 10].find((n) => n * power >= least) ?? 10);
     const out: number[] = [];
@@ -301,7 +302,7 @@ export class Chart {
     ctx.lineWidth = 3 * uPlot.pxRatio;
     ctx.strokeStyle = color("surface");
     ctx.fillStyle = color(line.color);
-    for (const level of this.levels(scale, low, high)) {
+    for (const level of this.levels(scale, low, high, 26)) {
       const y = bbox.top + bbox.height - ((level - low) / (high - low)) * bbox.height;
       if (y < bbox.top + 6 || y > bbox.top + bbox.height - 6 || level === origin) continue;
       const text = this.spec.axis(level - origin, 1);

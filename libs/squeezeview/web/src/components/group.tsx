@@ -90,12 +90,17 @@ export function ChartGroup({ label, linked, panes, onCharts, children }: Props):
               {spec.title} <small>{spec.unit} · time in UTC</small>
               {spec.rebased && <Measure of={() => charts.find((chart) => chart.spec === spec)} />}
               <span class="keys">
-                {spec.lines.map((line) => (
-                  <span key={line.key}>
-                    <i class={`swatch c-${line.color}`} />
-                    {line.label}
+                {spec.keys?.map((key) => (
+                  <span key={key.text} class={`c-${key.color}`}>
+                    {key.text}
                   </span>
-                ))}
+                )) ??
+                  spec.lines.map((line) => (
+                    <span key={line.key}>
+                      <i class={`swatch c-${line.color}`} />
+                      {line.label}
+                    </span>
+                  ))}
               </span>
             </figcaption>
             <div class="host" />
@@ -185,7 +190,7 @@ function Legend({ linked, charts }: { linked: Linked; charts: Chart[] }): JSX.El
           const at = rowAt(chart.frame, ts);
           const value = at < 0 ? undefined : chart.frame.values[line.key]?.[at];
           return (
-            <div key={chart.spec.id + line.key}>
+            <div key={chart.spec.id + line.key} class={`v-${line.key}`}>
               <dt>
                 <i class={`swatch c-${line.color}`} />
                 {line.label}

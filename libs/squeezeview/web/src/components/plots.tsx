@@ -40,16 +40,16 @@ export function niceSteps(low: number, high: number, most: number): number[] {
   return out;
 }
 
-/** An interval with its value, zero marked: does it lie on one side? */
-export function IntervalBar(props: { low: number; value: number; high: number; zero?: number }): JSX.Element {
-  const { low, value, high, zero = 0 } = props;
-  const least = Math.min(low, zero, value);
-  const most = Math.max(high, zero, value);
+/** An interval with its value, and what stands for nothing gained: does it lie on one side? */
+export function IntervalBar(props: { low: number; value: number; high: number; zero: number | null }): JSX.Element {
+  const { low, value, high, zero } = props;
+  const least = Math.min(low, zero ?? low, value);
+  const most = Math.max(high, zero ?? high, value);
   const at = (x: number): number => 4 + ((x - least) / (most - least || 1)) * 112;
-  const tone = low > zero ? "good" : high < zero ? "bad" : "even";
+  const tone = zero === null ? "even" : low > zero ? "good" : high < zero ? "bad" : "even";
   return (
     <svg class={`interval ${tone}`} viewBox="0 0 120 14" aria-hidden="true">
-      <line class="zero" x1={at(zero)} x2={at(zero)} y1="0" y2="14" />
+      {zero !== null && <line class="zero" x1={at(zero)} x2={at(zero)} y1="0" y2="14" />}
       <line class="reach" x1={at(low)} x2={at(high)} y1="7" y2="7" />
       <circle cx={at(value)} cy="7" r="3.5" />
     </svg>
@@ -124,7 +124,7 @@ export function Histogram(props: {
                 )
               );
             })}
-            {niceSteps(first * step, (first + bins.length) * step, Math.max(2, Math.floor(width / 90))).map((value) => (
+            {niceSteps(first * step, (first + bins.length) * step, Math.max(3, Math.floor(width / 56))).map((value) => (
               <text key={value} class="tick middle" x={x(value)} y={bottom + 14}>
                 {props.axis(value)}
               </text>
@@ -180,7 +180,7 @@ export function Scatter(props: {
         const y = (value: number): number => bottom - ((value - lowY) / (highY - lowY || 1)) * (bottom - top);
         return (
           <>
-            {niceSteps(lowY, highY, 4).map((value) => (
+            {niceSteps(lowY, highY, 6).map((value) => (
               <g key={value}>
                 <line class="gridline" x1={left} x2={width - right} y1={y(value)} y2={y(value)} />
                 <text class="tick end" x={left - 5} y={y(value) + 3.5}>
@@ -188,7 +188,7 @@ export function Scatter(props: {
                 </text>
               </g>
             ))}
-            {niceSteps(lowX, highX, Math.max(2, Math.floor(width / 90))).map((value) => (
+            {niceSteps(lowX, highX, Math.max(3, Math.floor(width / 56))).map((value) => (
               <text key={value} class="tick middle" x={x(value)} y={bottom + 14}>
                 {props.axis(value)}
               </text>

@@ -143,9 +143,10 @@ function Run({ run, unpacked, readSeconds, small }: RunProps): JSX.Element {
       const around = Math.max(300, (trade.exit_ts - trade.entry_ts) * 0.25);
       linked.moveTo(trade.entry_ts - around, trade.exit_ts + around);
       linked.point(trade.entry_ts);
-      section.current?.scrollIntoView({ behavior: calm() ? "auto" : "smooth", block: "start" });
+      const place = (small ? document.getElementById("chart-price") : null) ?? section.current;
+      place?.scrollIntoView({ behavior: calm() ? "auto" : "smooth", block: "start" });
     },
-    [run, linked],
+    [run, linked, small],
   );
 
   const panes = useMemo(() => {

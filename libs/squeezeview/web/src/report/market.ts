@@ -81,6 +81,13 @@ export function marketSpecs(scene: () => Scene, pick: (trade: TradeLine) => void
       height: small ? 260 : 340,
       lines: [{ key: "close", label: "Price", color: "ink", width: 0, format: price }],
       extremes: ["low", "high"],
+      keys: [
+        { color: "up", text: "▲ long" },
+        { color: "down", text: "▼ short" },
+        { color: "muted", text: "○ exit" },
+        { color: "up", text: "▬ shorts trapped" },
+        { color: "down", text: "▬ longs trapped" },
+      ],
       axis: (value, step) => number(value, Math.max(0, Math.min(decimals, Math.ceil(-Math.log10(step))))),
       under: (pen) => {
         context(pen);

@@ -99,7 +99,7 @@ export function TradePictures({ run, onOpen }: { run: RunPage; onOpen: (trade: T
         <Histogram
           label={`Histogram of ${trades.length} trades' results in USD`}
           values={trades.map((trade) => trade.pnl_usd)}
-          axis={(value) => compact(value)}
+          axis={(value) => (Math.abs(value) < 1e5 ? number(value) : compact(value))}
           unit="USD"
           count="trades"
           signed
@@ -109,7 +109,7 @@ export function TradePictures({ run, onOpen }: { run: RunPage; onOpen: (trade: T
         <figcaption>
           How far it went against, how it ended{" "}
           <small>
-            <i class="swatch c-up" />● won <i class="swatch c-down" />× lost
+            <span class="good">○ won</span> <span class="bad">× lost</span>
           </small>
         </figcaption>
         <Scatter
@@ -123,7 +123,7 @@ export function TradePictures({ run, onOpen }: { run: RunPage; onOpen: (trade: T
           }))}
           xUnit="worst unrealised (MAE), USD"
           yUnit="result, USD"
-          axis={(value) => compact(value)}
+          axis={(value) => (Math.abs(value) < 1e5 ? number(value) : compact(value))}
           onPick={(key) => onOpen(trades.find((trade) => trade.number === key)!)}
         />
       </figure>
@@ -131,7 +131,7 @@ export function TradePictures({ run, onOpen }: { run: RunPage; onOpen: (trade: T
         <figcaption>
           How far it went in favour, how it ended{" "}
           <small>
-            <i class="swatch c-up" />● won <i class="swatch c-down" />× lost
+            <span class="good">○ won</span> <span class="bad">× lost</span>
           </small>
         </figcaption>
         <Scatter
@@ -145,7 +145,7 @@ export function TradePictures({ run, onOpen }: { run: RunPage; onOpen: (trade: T
           }))}
           xUnit="best unrealised (MFE), USD"
           yUnit="result, USD"
-          axis={(value) => compact(value)}
+          axis={(value) => (Math.abs(value) < 1e5 ? number(value) : compact(value))}
           onPick={(key) => onOpen(trades.find((trade) => trade.number === key)!)}
         />
       </figure>

@@ -5,7 +5,12 @@ import { withUnit } from "../components/format";
 import { IntervalBar } from "../components/plots";
 import type { Figure, FigureGroup, RunPage, Verdict } from "./document";
 
+/** Where nothing was gained; a drawdown or a share has no such place. */
+const NOTHING: Partial<Record<string, number | null>> = { profit_factor: 1, omega: 1, max_drawdown: null, win_rate: null };
 const SIGNED = new Set(["share", "usd", "bps"]);
+
+const nothing = ({ name, low, value }: Figure): number | null =>
+  name in NOTHING ? (NOTHING[name] ?? null) : name.includes("drawdown") || low === null || value === null ? null : 0;
 
 export function show(figure: Figure, value: number | null = figure.value): string {
   return withUnit(value, figure.unit, SIGNED.has(figure.unit) && (value ?? 0) < 0);
@@ -47,7 +52,7 @@ export function Headline({ run }: { run: RunPage }): JSX.Element {
             <strong>{show(figure)}</strong>
             {figure.low !== null && figure.high !== null && figure.value !== null ? (
               <span class="reach">
-                <IntervalBar low={figure.low} value={figure.value} high={figure.high} />
+                <IntervalBar low={figure.low} value={figure.value} high={figure.high} zero={nothing(figure)} />
                 <small>
                   {show(figure, figure.low)} to {show(figure, figure.high)}
                 </small>
@@ -59,7 +64,7 @@ export function Headline({ run }: { run: RunPage }): JSX.Element {
         ))}
       </ul>
       {run.headline.some((figure) => figure.low !== null) && (
-        <p class="hint">Below a figure: its 95 % interval from a block bootstrap of the days; the upright line is zero.</p>
+        <p class="hint">Below a figure: its 95 % interval from a block bootstrap of the days; the upright line is where nothing is gained.</p>
       )}
     </section>
   );
