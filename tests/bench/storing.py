@@ -61,8 +61,9 @@ def figures(stage: Stage) -> list[Figure]:
 def _from_store(store: Store, spec: BacktestSpec, instruments: Any, funding: Any) -> backtest.Result:
     params = squeeze.params_from(spec.params)
     (item,) = backtest.plan(spec)
-    fold, reader = backtest.Fold(spec, instruments, funding, scanning.code_version()), runner._Reader(store)
-    for scan in scanning.scan_item(store, spec, params, item):
+    fold, recent = backtest.Fold(spec, instruments, funding, scanning.code_version()), scanning.Recent()
+    reader = runner._Reader(store, recent)
+    for scan in scanning.scan_item(store, spec, params, item, recent):
         fold.add_day(scan.day, {ASSET: scan}, reader)
     return fold.finish()
 

@@ -1,40 +1,45 @@
-"""The map of a backtest on a laptop: a pool of processes that scan items of days and store what each day said.
+"""The map of a backtest on a laptop: items of days are scanned, here or in processes, and what each day said is stored.
 
-A day is stored as soon as it is scanned, so an interrupted run goes on where it was. A worker holds a day and its warm-up
-in memory, never more. Ctrl-C is the parent's business: workers ignore it and end when the pool is shut down.
+Days are stored a few at a time (`Keeper`), because an insert costs the same for one as for ten: every `KEEP_S`, at the
+end of an item, and when a run is stopped. So a stopped run goes on where it was, and one that is killed has less than a
+second to scan again. A process holds a day and its warm-up in memory, never more; where the fold runs in the same
+process, `Recent` holds the last two days' columns for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import hashlib
-import multiprocessing
-import os
-import queue
-import signal
-import threading
+import itertools
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from squeezecore.adapters.pool import context
+from squeezecore.adapters.pool import run_tasks
 from squeezecore.adapters.store import Store
 from squeezecore.adapters.tables import BacktestDay
 from squeezecore.backtest import DayScan, Item, scan_block, warmup_start_s
 from squeezecore.errors import SqueezeError
-from squeezecore.market import DAY_S
+from squeezecore.market import DAY_S, Rows, concat, cut
 from squeezecore.spec import BacktestSpec, day_start_s
 from squeezecore.squeeze import SqueezeParams
 
-POLL_S = 0.05
+KEEP_S = 0.3  # of scanning, that a killed process may lose
+KEEP_DAYS = 16  # scanned days stored at once, at most
+ABREAST = 4  # assets scanned side by side where the fold runs in the same process, and remembered for it
+KILLED = (
+    "a scanning process was killed from outside (out of memory?); scanned days are kept: run the same command again, "
+    "with fewer --jobs if memory was short"
+)
 FACTS = ("seconds", "incomplete", "holes", "first_open", "last_close", "hour_closes")  # what a day's row keeps as JSON
+FOLD_COLUMNS = ("ts", "open", "high", "low", "close", "buy_qty", "sell_qty", "mark", "spot_delta", "perp_delta")
 Opener = Callable[[], contextlib.AbstractContextManager[Store]]
 
 
@@ -51,20 +56,80 @@ def code_version() -> str:
     return digest.hexdigest()
 
 
-def scan_item(store: Store, spec: BacktestSpec, params: SqueezeParams, item: Item) -> Iterator[DayScan]:
-    """Read an item's rows day by day and scan them."""
-    first = day_start_s(item.first_day)
-    warmup = store.read_rows(item.asset, warmup_start_s(item.first_day, spec.warmup_s), first)
-    days = ((day, store.read_rows(item.asset, day_start_s(day), day_start_s(day) + DAY_S)) for day in item.days())
+# --- rows ---
+
+
+class Recent:
+    """The rows of each asset that were read last, two blocks of them: what a fold in the same process asks for."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, list[tuple[int, int, Rows]]] = {}
+
+    def add(self, asset: str, start_s: int, end_s: int, rows: Rows) -> None:
+        """Remember the rows that exist in `[start_s, end_s)` and those added before them."""
+        before = self._blocks.pop(asset, [])[-1:]
+        self._blocks[asset] = [*before, (start_s, end_s, fold_rows(rows._asdict()))]
+        while len(self._blocks) > ABREAST:
+            del self._blocks[next(iter(self._blocks))]  # the asset that was read longest ago
+
+    def rows(self, asset: str, start_s: int, end_s: int) -> Rows | None:
+        """Return the rows that exist in `[start_s, end_s)`; None where they are not remembered."""
+        parts, reached_s = [], start_s
+        for first_s, last_s, rows in self._blocks.get(asset, ()):
+            if first_s <= reached_s < min(last_s, end_s):
+                parts.append(rows_between(rows, reached_s, end_s))
+                reached_s = last_s
+        if reached_s < end_s or not parts:
+            return None
+        return parts[0] if len(parts) == 1 else concat(parts)
+
+
+def fold_rows(columns: Mapping[str, NDArray[np.int64]]) -> Rows:
+    """Make rows of the columns a fold looks at; the others are zero and take no memory."""
+    zero = np.broadcast_to(np.int64(0), len(columns["ts"]))
+    return Rows(*(columns[name] if name in FOLD_COLUMNS else zero for name in Rows._fields))
+
+
+def rows_between(rows: Rows, start_s: int, end_s: int) -> Rows:
+    """Return the rows in `[start_s, end_s)`, as views."""
+    a, b = np.searchsorted(rows.ts, (start_s, end_s))
+    return cut(rows, int(a), int(b))
+
+
+# --- days scanned ---
+
+
+def scan_item(
+    store: Store, spec: BacktestSpec, params: SqueezeParams, item: Item, recent: Recent | None = None
+) -> Iterator[DayScan]:
+    """Read an item's rows day by day and scan them; `recent` is to remember the rows."""
+
+    def read(start_s: int, end_s: int) -> Rows:
+        rows = store.read_rows(item.asset, start_s, end_s)
+        if recent is not None:
+            recent.add(item.asset, start_s, end_s, rows)
+        return rows
+
+    first_s = day_start_s(item.first_day)
+    warmup = read(warmup_start_s(item.first_day, spec.warmup_s), first_s)
+    days = ((day, read(day_start_s(day), day_start_s(day) + DAY_S)) for day in item.days())
     yield from scan_block(params, item.asset, warmup, days, spec.warmup_s)
 
 
-def keep(store: Store, run_id: str, scan: DayScan, seconds: float) -> None:
-    """Store a scanned day; the same day again replaces it."""
-    store.insert_backtest_days(
-        [
+class Keeper:
+    """Stores scanned days of a run a few at a time; the same day again replaces."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store, self.run_id = store, run_id
+        self._held: list[BacktestDay] = []
+        self._seconds = 0.0
+
+    def add(self, scan: DayScan, seconds: float) -> bool:
+        """Take a day that was scanned in so many seconds; tell whether it is time to `flush`."""
+        self._seconds += seconds
+        self._held.append(
             BacktestDay(
-                run_id=run_id,
+                run_id=self.run_id,
                 asset=scan.asset,
                 day=scan.day,
                 data_hash=scan.data_hash,
@@ -74,14 +139,20 @@ def keep(store: Store, run_id: str, scan: DayScan, seconds: float) -> None:
                 facts={name: getattr(scan, name) for name in FACTS},
                 timings={"scan_s": round(seconds, 6)},
             )
-        ]
-    )
+        )
+        return self._seconds >= KEEP_S or len(self._held) >= KEEP_DAYS
+
+    def flush(self) -> None:
+        """Store what was taken."""
+        if self._held:
+            self.store.insert_backtest_days(self._held)
+        self._held, self._seconds = [], 0.0
 
 
-def stored(store: Store, run_id: str, day: dt.date | None = None) -> list[DayScan]:
-    """Return the scanned days of a run without their tapes, or those of one of its days with them."""
-    first, last = (dt.date.min, dt.date.max) if day is None else (day, day)
-    days = store.backtest_days(run_id, None, first, last, tapes=day is not None)
+def stored(store: Store, run_id: str, span: tuple[dt.date, dt.date] | None = None) -> list[DayScan]:
+    """Return the scanned days of a run without their tapes, or those of a span of days, both ends in it, with them."""
+    first, last = span or (dt.date.min, dt.date.max)
+    days = store.backtest_days(run_id, None, first, last, tapes=span is not None)
     return [
         msgspec.convert(
             {name: getattr(each, name) for name in DayScan.__struct_fields__ if name not in FACTS} | each.facts, DayScan
@@ -95,88 +166,72 @@ def light(scan: DayScan) -> DayScan:
     return msgspec.structs.replace(scan, tape=b"")
 
 
+# --- a run's items ---
+
+
 def scan_all(
     opener: Opener,
-    store: Store,
-    run_id: str,
+    keeper: Keeper,
+    recent: Recent,
     spec: BacktestSpec,
     params: SqueezeParams,
-    items: list[Item],
+    items: Sequence[Item],
     jobs: int,
-) -> Iterator[DayScan]:
-    """Scan items in `jobs` processes (in this one when that is 1), storing each day and yielding it without its tape."""
-    if jobs <= 1 or len(items) <= 1:
-        for item in items:
-            yield from _scan_and_keep(store, run_id, spec, params, item)
+) -> Generator[DayScan, None, None]:
+    """Scan items and store their days, yielding each with its tape.
+
+    With `jobs` processes a day is in the store when it is yielded. In this process (one job, or one item) it is yielded as
+    soon as it is scanned, with its rows in `recent`; `keeper` stores it later, at the end whatever ends it.
+    """
+    store, run_id = keeper.store, keeper.run_id
+    if jobs > 1 and len(items) > 1:
+        work = functools.partial(_work, run_id, spec, params)
+        with contextlib.closing(run_tasks(opener, work, items, jobs, KILLED)) as batches:
+            for batch in batches:
+                yield from batch
         return
-    forking = context()
-    news: Any = forking.Queue()
-    others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(min(jobs, len(items)), forking, _start_worker, (opener, news))
     try:
-        pending: set[Future[int]] = {pool.submit(_work, run_id, spec, params, item) for item in items}
-        expected = received = 0
-        while pending or received < expected:
-            done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
-            expected += sum(future.result() for future in done)
-            for scan in _drain(news):
-                received += 1
+        for group in _side_by_side(items):
+            streams = [_timed(scan_item(store, spec, params, item, recent)) for item in group]
+            for scan, seconds in itertools.chain.from_iterable(zip(*streams, strict=True)):
+                if keeper.add(scan, seconds):
+                    keeper.flush()
                 yield scan
-    except BrokenProcessPool as error:
-        # A worker that was just being started when another died is waited for by the pool, but not ended by it.
-        for worker in set(multiprocessing.active_children()).difference(others):
-            worker.kill()
-        raise SqueezeError(
-            "a scanning process was killed from outside (out of memory?); scanned days are kept: run the same command again, "
-            "with fewer --jobs if memory was short"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            keeper.flush()
+    except SqueezeError:
+        raise  # it may be the store that fails
+    except BaseException:
+        keeper.flush()
+        raise
 
 
-def _drain(news: Any) -> Iterator[DayScan]:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            yield msgspec.msgpack.decode(news.get_nowait(), type=DayScan)
+def _side_by_side(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Group items of the same days, so that a fold can follow day by day."""
+    for _, same in itertools.groupby(items, key=lambda item: (item.first_day, item.n_days)):
+        group = list(same)
+        for start in range(0, len(group), ABREAST):
+            yield group[start : start + ABREAST]
 
 
-def _scan_and_keep(
-    store: Store, run_id: str, spec: BacktestSpec, params: SqueezeParams, item: Item
-) -> Iterator[DayScan]:
+def _work(
+    run_id: str, spec: BacktestSpec, params: SqueezeParams, store: Store, item: Item
+) -> Generator[list[DayScan], None, None]:
+    """Scan an item in a worker process, yielding days once they are stored."""
+    keeper = Keeper(store, run_id)
+    batch: list[DayScan] = []
+    for scan, seconds in _timed(scan_item(store, spec, params, item)):
+        batch.append(scan)
+        if keeper.add(scan, seconds):
+            keeper.flush()
+            yield batch
+            batch = []
+    keeper.flush()
+    yield batch
+
+
+def _timed(scans: Iterable[DayScan]) -> Iterator[tuple[DayScan, float]]:
+    """Yield scans with the seconds each took."""
     begun = time.perf_counter()
-    for scan in scan_item(store, spec, params, item):
-        keep(store, run_id, scan, time.perf_counter() - begun)
-        yield light(scan)
+    for scan in scans:
+        yield scan, time.perf_counter() - begun
         begun = time.perf_counter()
-
-
-class _Worker:
-    """What a worker process holds on to: its own connection, and where its news go."""
-
-    store: Store
-    news: Any
-    stack: contextlib.ExitStack
-
-
-def _start_worker(opener: Opener, news: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _Worker.stack = contextlib.ExitStack()
-    _Worker.store = _Worker.stack.enter_context(opener())
-    _Worker.news = news
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent was killed: nobody would send it work or an end, and its lease keeps the server."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(run_id: str, spec: BacktestSpec, params: SqueezeParams, item: Item) -> int:
-    count = 0
-    for scan in _scan_and_keep(_Worker.store, run_id, spec, params, item):
-        _Worker.news.put(msgspec.msgpack.encode(scan))
-        count += 1
-    return count
