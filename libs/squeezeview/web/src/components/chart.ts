@@ -227,7 +227,7 @@ export class Chart {
           ...axis,
           size: TIME_PX,
           gap: 3,
-          space: 74,
+          space: 62,
           incrs: STEPS_S,
           splits: (u, _axis, low, high, step) =>
             // a label at the very edge would be cut

@@ -233,8 +233,8 @@ export function overlaid(runs: RunPage[], equities: Columns[]): Columns {
 
 function fine(value: number, step: number): string {
   const size = Math.abs(value);
-  if (size < 1e5) return number(value, Math.max(0, Math.min(6, Math.ceil(-Math.log10(step) - 1e-9))));
-  const [limit, letter] = size >= 1e9 ? [1e9, "B"] : size >= 1e6 ? [1e6, "M"] : [1e3, "k"];
+  if (size < 1e6) return number(value, Math.max(0, Math.min(6, Math.ceil(-Math.log10(step) - 1e-9))));
+  const [limit, letter] = size >= 1e9 ? [1e9, "B"] : [1e6, "M"];
   return `${number(value / limit, Math.max(0, Math.min(6, Math.ceil(-Math.log10(step / limit) - 1e-9))))} ${letter}`;
 }
 
@@ -261,8 +261,9 @@ function drawBands(pen: Pen, bands: Band[], asset: string): void {
 /** Entries are arrows in the trade's direction, exits are rings; a line joins them. */
 function drawTrades(pen: Pen, trades: TradeLine[], chosen: TradeLine | null): void {
   const { ctx, ratio } = pen;
-  for (const trade of trades) {
-    if (trade.exit_ts < pen.range.from || trade.entry_ts > pen.range.to) continue;
+  const seen = trades.filter((trade) => trade.exit_ts >= pen.range.from && trade.entry_ts <= pen.range.to);
+  const usual = seen.length > pen.box.width / ratio / 10 ? 3.5 : 5; // px; smaller where they stand close
+  for (const trade of seen) {
     const isChosen = chosen?.number === trade.number;
     const tone = color(trade.direction > 0 ? "up" : "down");
     const [x0, x1] = [pen.x(trade.entry_ts), pen.x(trade.exit_ts)];
@@ -275,7 +276,7 @@ function drawTrades(pen: Pen, trades: TradeLine[], chosen: TradeLine | null): vo
     ctx.lineTo(x1, y1);
     ctx.stroke();
     ctx.setLineDash([]);
-    const size = (isChosen ? 7 : 5) * ratio;
+    const size = (isChosen ? 7 : usual) * ratio;
     const side = trade.direction > 0 ? 1 : -1;
     ctx.fillStyle = tone;
     ctx.strokeStyle = color("surface");

@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
-import { duration, moment, MONTHS, number, percent, usd } from "../components/format";
+import { duration, moment, MONTHS, number, percent } from "../components/format";
 import { Histogram } from "../components/plots";
 import type { CostStress, Month, Placebo, Quality, ReceiptLine, RunPage } from "./document";
 
@@ -171,6 +171,8 @@ export function Placebos({ placebos }: { placebos: Placebo[] }): JSX.Element {
   );
 }
 
+const counted = (n: number, word: string): string => `${number(n)} ${word}${n === 1 ? "" : "s"}`;
+
 export function QualityView({ quality }: { quality: Quality }): JSX.Element {
   const missing = quality.seconds_expected - quality.seconds;
   const first = quality.days.length ? new Date(`${quality.days[0].day}T00:00:00Z`) : null;
@@ -181,7 +183,7 @@ export function QualityView({ quality }: { quality: Quality }): JSX.Element {
       <p>
         {number(quality.seconds)} of {number(quality.seconds_expected)} seconds (
         {percent(quality.seconds_expected ? quality.seconds / quality.seconds_expected : 0, 3)}), {number(missing)} missing in{" "}
-        {number(quality.days.reduce((all, one) => all + one.holes, 0))} holes; {number(quality.incomplete)} incomplete (
+        {counted(quality.days.reduce((all, one) => all + one.holes, 0), "hole")}; {number(quality.incomplete)} incomplete (
         {percent(quality.seconds ? quality.incomplete / quality.seconds : 0, 3)}).
       </p>
       <div class="columns">
@@ -201,7 +203,7 @@ export function QualityView({ quality }: { quality: Quality }): JSX.Element {
             {quality.days.map((one) => {
               const whole = Math.max(0, one.seconds - one.incomplete) / 86_400;
               const level = whole >= 0.9999 ? 4 : whole >= 0.99 ? 3 : whole >= 0.9 ? 2 : whole > 0 ? 1 : 0;
-              const words = `${one.day}: ${percent(whole, 2)} whole, ${one.incomplete} s incomplete, ${86_400 - one.seconds} s missing in ${one.holes} holes`;
+              const words = `${one.day}: ${percent(whole, 2)} whole, ${one.incomplete} s incomplete, ${86_400 - one.seconds} s missing in ${counted(one.holes, "hole")}`;
               return (
                 <li key={one.day} class={`day whole${level}`} title={words}>
                   <span aria-hidden="true">{Number(one.day.slice(8))}</span>
@@ -303,8 +305,4 @@ export function Receipt({ lines }: { lines: ReceiptLine[] }): JSX.Element {
       </p>
     </>
   );
-}
-
-export function capital(run: RunPage): string {
-  return usd(run.capital_usd);
 }
