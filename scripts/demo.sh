@@ -20,4 +20,10 @@ step "5  Backtest of its last three days, two processes (the days before are the
 run squeezeflow backtest BTC --from 2026-01-03 --to 2026-01-05 --jobs 2 --out build/demo/run
 step "6  Why one trade was taken, and why it was left"
 run squeezeflow explain last 1
+step "7  The report page: what happened, why, what it cost, and how much of it could be luck"
+if [ -f libs/squeezeview/src/squeezeview/assets/report.js ]; then
+  run squeezeflow report last --placebos 50 --out build/demo/report.html
+else
+  printf 'The page needs its front end: install Node (Debian: apt install nodejs npm), then make web and make demo again.\nIts figures are there without: squeezeflow report last --json\n'
+fi
 printf '\nEverything above is under %s. Next: squeezeflow --help\n' "$SQUEEZE_HOME"
