@@ -182,7 +182,7 @@ def _market_inputs(e: dict[str, Any], p: SqueezeParams, listed: Instrument) -> t
     made += [
         Input(label="Funding, 8 h", text=f"{100 * row['funding_rate_8h'] / FUNDING_SCALE:+.4f} %"),
         Input(label="Venues complete", text=f"{100 * row['quality_ppm'] / PPM:.0f} % of the weight",
-              threshold="80 % in each of the last 60 s", met="quality" not in e["blocked_by"]),
+              threshold="80 % in each of the last 60 s", met=None if e["direction"] == "NEUTRAL" else "quality" not in e["blocked_by"]),
     ]  # fmt: skip
     return tuple(made)
 
