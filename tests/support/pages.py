@@ -206,7 +206,9 @@ def _why(
     )  # fmt: skip
 
 
-def _equity(markets: dict[str, _Market], days: int, trades: list[page.TradeLine]) -> tuple[page.Pack, NDArray[np.float64]]:
+def _equity(
+    markets: dict[str, _Market], days: int, trades: list[page.TradeLine]
+) -> tuple[page.Pack, NDArray[np.float64]]:
     ts = day_start_s(START) + np.arange(0, days * DAY_S + 1, 300)
     equity = np.full(len(ts), CAPITAL_USD)
     for trade in trades:
@@ -217,7 +219,11 @@ def _equity(markets: dict[str, _Market], days: int, trades: list[page.TradeLine]
         at = np.clip(np.searchsorted(market.rows.ts, ts, side="right") - 1, 0, None)
         growth.append(market.rows.close[at] / market.rows.open[0])
     holding = CAPITAL_USD * np.mean(growth, axis=0)
-    columns = (("equity", "USD", 100, equity), ("drawdown", "share", 10**6, equity / peak - 1), ("holding", "USD", 100, holding))
+    columns = (
+        ("equity", "USD", 100, equity),
+        ("drawdown", "share", 10**6, equity / peak - 1),
+        ("holding", "USD", 100, holding),
+    )
     packed = page.pack(
         [
             page.Series("ts", "s", 1, ts),
@@ -257,15 +263,47 @@ def _figures(trades: list[page.TradeLine], equity: NDArray[np.float64]) -> tuple
     drawdown = float((equity / np.maximum.accumulate(equity) - 1).min())
     known = bool(trades)
     return (
-        _figure("total_return", "Return", total, "share", 0.05, "Equity at the end over equity at the start, less one."),
-        _figure("sharpe", "Sharpe ratio", 1.84 if known else None, "ratio", 1.9, "Mean over deviation of daily returns, × √365."),
-        _figure("max_drawdown", "Max drawdown", drawdown, "share", 0.02, "Deepest fall from the highest equity before it."),
-        _figure("win_rate", "Won", wins / len(trades) if known else None, "share", 0.08, "Share of trades with a result above zero."),
+        _figure(
+            "total_return", "Return", total, "share", 0.05, "Equity at the end over equity at the start, less one."
+        ),
+        _figure(
+            "sharpe",
+            "Sharpe ratio",
+            1.84 if known else None,
+            "ratio",
+            1.9,
+            "Mean over deviation of daily returns, × √365.",
+        ),
+        _figure(
+            "max_drawdown", "Max drawdown", drawdown, "share", 0.02, "Deepest fall from the highest equity before it."
+        ),
+        _figure(
+            "win_rate",
+            "Won",
+            wins / len(trades) if known else None,
+            "share",
+            0.08,
+            "Share of trades with a result above zero.",
+        ),
         _figure("profit_factor", "Profit factor", 1.31 if known else None, "ratio", 0.3, "Won USD over lost USD."),
-        _figure("expectancy", "Per trade", sum(t.pnl_usd for t in trades) / len(trades) if known else None, "usd", 40, "Mean result."),
+        _figure(
+            "expectancy",
+            "Per trade",
+            sum(t.pnl_usd for t in trades) / len(trades) if known else None,
+            "usd",
+            40,
+            "Mean result.",
+        ),
         _figure("trades", "Trades", len(trades), "count", None, "Round trips."),
-        _figure("deflated_sharpe", "Deflated Sharpe", 0.71 if known else None, "ratio", None, "Probability that the Sharpe ratio is above the best of 14 trials by luck."),
-    )  # fmt: skip
+        _figure(
+            "deflated_sharpe",
+            "Deflated Sharpe",
+            0.71 if known else None,
+            "ratio",
+            None,
+            "Probability that the Sharpe ratio is above the best of 14 trials by luck.",
+        ),
+    )
 
 
 def _figure(name: str, label: str, value: float | None, unit: str, reach: float | None, note: str) -> page.Figure:
@@ -273,7 +311,9 @@ def _figure(name: str, label: str, value: float | None, unit: str, reach: float 
         return page.Figure(name=name, label=label, value=None, unit=unit, note="no trade was made")
     if reach is None:
         return page.Figure(name=name, label=label, value=value, unit=unit, note=note)
-    return page.Figure(name=name, label=label, value=value, unit=unit, low=value - reach, high=value + reach * 1.1, note=note)
+    return page.Figure(
+        name=name, label=label, value=value, unit=unit, low=value - reach, high=value + reach * 1.1, note=note
+    )
 
 
 def _groups(trades: list[page.TradeLine]) -> tuple[page.FigureGroup, ...]:
@@ -282,19 +322,54 @@ def _groups(trades: list[page.TradeLine]) -> tuple[page.FigureGroup, ...]:
             title=title,
             figures=tuple(
                 page.Figure(
-                    name=label.lower().replace(" ", "_"), label=label, value=value if trades else None, unit=unit,
+                    name=label.lower().replace(" ", "_"),
+                    label=label,
+                    value=value if trades else None,
+                    unit=unit,
                     note=f"What {label.lower()} means, in a sentence that opens on demand.",
                 )
                 for label, value, unit in lines
             ),
-        )  # fmt: skip
+        )
 
     return (
-        group("Return", ("CAGR", 0.412, "share"), ("Volatility", 0.182, "share"), ("Best day", 0.0141, "share"), ("Worst day", -0.0172, "share"), ("Exposure", 0.113, "share"), ("Turnover", 41.2, "ratio")),
-        group("Risk", ("Sortino ratio", 2.71, "ratio"), ("Calmar ratio", 8.1, "ratio"), ("Omega ratio", 1.38, "ratio"), ("VaR 95 %", -0.0091, "share"), ("Expected shortfall 95 %", -0.0133, "share"), ("Longest drawdown", 612_000, "seconds"), ("Drawdown began", 1_767_830_400, "date")),
-        group("Trades", ("Average win", 311.2, "usd"), ("Average loss", -287.9, "usd"), ("Median hold", 1_810, "seconds"), ("Longest hold", 4_790, "seconds"), ("Average slippage", 1.94, "bps"), ("Long", 71, "count"), ("Short", 74, "count")),
-        group("Luck", ("Probabilistic Sharpe ratio", 0.912, "ratio"), ("Minimum track record", 9_331_200, "seconds"), ("Trials counted", 14, "count"), ("PBO", None, "share")),
-    )  # fmt: skip
+        group(
+            "Return",
+            ("CAGR", 0.412, "share"),
+            ("Volatility", 0.182, "share"),
+            ("Best day", 0.0141, "share"),
+            ("Worst day", -0.0172, "share"),
+            ("Exposure", 0.113, "share"),
+            ("Turnover", 41.2, "ratio"),
+        ),
+        group(
+            "Risk",
+            ("Sortino ratio", 2.71, "ratio"),
+            ("Calmar ratio", 8.1, "ratio"),
+            ("Omega ratio", 1.38, "ratio"),
+            ("VaR 95 %", -0.0091, "share"),
+            ("Expected shortfall 95 %", -0.0133, "share"),
+            ("Longest drawdown", 612_000, "seconds"),
+            ("Drawdown began", 1_767_830_400, "date"),
+        ),
+        group(
+            "Trades",
+            ("Average win", 311.2, "usd"),
+            ("Average loss", -287.9, "usd"),
+            ("Median hold", 1_810, "seconds"),
+            ("Longest hold", 4_790, "seconds"),
+            ("Average slippage", 1.94, "bps"),
+            ("Long", 71, "count"),
+            ("Short", 74, "count"),
+        ),
+        group(
+            "Luck",
+            ("Probabilistic Sharpe ratio", 0.912, "ratio"),
+            ("Minimum track record", 9_331_200, "seconds"),
+            ("Trials counted", 14, "count"),
+            ("PBO", None, "share"),
+        ),
+    )
 
 
 def _breakdowns(trades: list[page.TradeLine]) -> tuple[page.Breakdown, ...]:
@@ -306,22 +381,31 @@ def _breakdowns(trades: list[page.TradeLine]) -> tuple[page.Breakdown, ...]:
             title=title,
             lines=tuple(
                 page.BreakdownLine(
-                    label=label, trades=len(of), wins=sum(t.pnl_usd > 0 for t in of), pnl_usd=sum(t.pnl_usd for t in of),
-                    pnl_mean_usd=sum(t.pnl_usd for t in of) / len(of), costs_usd=sum(t.fees_usd + t.slippage_usd for t in of),
+                    label=label,
+                    trades=len(of),
+                    wins=sum(t.pnl_usd > 0 for t in of),
+                    pnl_usd=sum(t.pnl_usd for t in of),
+                    pnl_mean_usd=sum(t.pnl_usd for t in of) / len(of),
+                    costs_usd=sum(t.fees_usd + t.slippage_usd for t in of),
                 )
                 for label, of in sorted(kinds.items())
             ),
-        )  # fmt: skip
+        )
 
-    hours = range(0, 24, 4)
     return (
         split("Direction", lambda t: "long" if t.direction > 0 else "short"),
         split("Phase", lambda t: t.phase),
         split("Score tier", lambda t: f"tier {t.tier}"),
         split("Exit reason", lambda t: t.reason_words),
-        split("Hour (UTC)", lambda t: f"{max(h for h in hours if h <= t.entry_ts % DAY_S // 3_600):02d}–{max(h for h in hours if h <= t.entry_ts % DAY_S // 3_600) + 4:02d}"),
-        split("Weekday", lambda t: ("1 Mon", "2 Tue", "3 Wed", "4 Thu", "5 Fri", "6 Sat", "7 Sun")[(t.entry_ts // DAY_S + 3) % 7]),
-    )  # fmt: skip
+        split(
+            "Hour (UTC)",
+            lambda t: f"from {t.entry_ts % DAY_S // 14_400 * 4:02d}:00",
+        ),
+        split(
+            "Weekday",
+            lambda t: ("1 Mon", "2 Tue", "3 Wed", "4 Thu", "5 Fri", "6 Sat", "7 Sun")[(t.entry_ts // DAY_S + 3) % 7],
+        ),
+    )
 
 
 def _run(markets: dict[str, _Market], days: int, trades_a_day: int, number: int) -> page.RunPage:
@@ -335,36 +419,85 @@ def _run(markets: dict[str, _Market], days: int, trades_a_day: int, number: int)
     return page.RunPage(
         run_id=f"{(0x9F3A71C4E5B20D68 + number * 7_919):016x}" * 2,
         name=f"{'+'.join(assets)} entry ≥ {4 + number / 2:g}",
-        assets=assets, start_s=start, end_s=end, capital_usd=CAPITAL_USD,
+        assets=assets,
+        start_s=start,
+        end_s=end,
+        capital_usd=CAPITAL_USD,
         warnings=("A hole of 7 minutes on 2026-01-04: the strategy warmed up anew after it.",) if days > 1 else (),
-        verdict=_verdict(trades), headline=_figures(trades, values), groups=_groups(trades),
+        verdict=_verdict(trades),
+        headline=_figures(trades, values),
+        groups=_groups(trades),
         breakdowns=_breakdowns(trades),
-        months=(page.Month(year=2025, month=12, total_return=-0.0123, days=6), page.Month(year=2026, month=1, total_return=total, days=min(29, days))),
+        months=(
+            page.Month(year=2025, month=12, total_return=-0.0123, days=6),
+            page.Month(year=2026, month=1, total_return=total, days=min(29, days)),
+        ),
         trades=tuple(trades),
         series=tuple(
             page.AssetSeries(
-                asset=market.asset, instrument=f"binance:{market.asset}-USDT-PERP", price_decimals=1 if market.asset == "BTC" else 2,
-                minutes=_minutes(market), seconds=_seconds(market, [t for t in trades if t.asset == market.asset]),
+                asset=market.asset,
+                instrument=f"binance:{market.asset}-USDT-PERP",
+                price_decimals=1 if market.asset == "BTC" else 2,
+                minutes=_minutes(market),
+                seconds=_seconds(market, [t for t in trades if t.asset == market.asset]),
             )
             for market in markets.values()
         ),
-        bands=_bands(markets, days), equity=equity,
+        bands=_bands(markets, days),
+        equity=equity,
         placebos=(
-            _placebo("shuffled", "Perp flow shuffled", "The same strategy on perp flow whose hours were permuted.", total, placebo),
-            _placebo("random", "Random entries", "Entries at random times with the same holding times and sizes.", total, placebo + 0.004),
-        ) if trades else (),
+            _placebo(
+                "shuffled",
+                "Perp flow shuffled",
+                "The same strategy on perp flow whose hours were permuted.",
+                total,
+                placebo,
+            ),
+            _placebo(
+                "random",
+                "Random entries",
+                "Entries at random times with the same holding times and sizes.",
+                total,
+                placebo + 0.004,
+            ),
+        )
+        if trades
+        else (),
         stress=page.CostStress(
-            lines=tuple(page.Stress(factor=f, total_return=total + 0.09 * (1 - f), sharpe=1.84 + 1.5 * (1 - f), trades=len(trades), costs_usd=9_000 * f) for f in (0, 1, 2)),
-            break_even=1.46, note="Between the factors that were run, costs are interpolated.",
-        ) if trades else None,
+            lines=tuple(
+                page.Stress(
+                    factor=f,
+                    total_return=total + 0.09 * (1 - f),
+                    sharpe=1.84 + 1.5 * (1 - f),
+                    trades=len(trades),
+                    costs_usd=9_000 * f,
+                )
+                for f in (0, 1, 2)
+            ),
+            break_even=1.46,
+            note="Between the factors that were run, costs are interpolated.",
+        )
+        if trades
+        else None,
         quality=tuple(_quality(market, days) for market in markets.values()),
         receipt=(
-            page.ReceiptLine(label="run id", text=f"{(0x9F3A71C4E5B20D68 + number * 7_919):016x}" * 2, note="hash of spec and code version"),
-            page.ReceiptLine(label="result hash", text="b1946ac92492d2347c6235b4d2611184" * 2, note="spec, code version, data hashes, trades, equity"),
+            page.ReceiptLine(
+                label="run id",
+                text=f"{(0x9F3A71C4E5B20D68 + number * 7_919):016x}" * 2,
+                note="hash of spec and code version",
+            ),
+            page.ReceiptLine(
+                label="result hash",
+                text="b1946ac92492d2347c6235b4d2611184" * 2,
+                note="spec, code version, data hashes, trades, equity",
+            ),
             page.ReceiptLine(label="code version", text="5d41402abc4b2a76b9719d911017c592"),
-            page.ReceiptLine(label="again", text=f"squeezeflow backtest {' '.join(assets)} --from {START} --to {START + dt.timedelta(days - 1)}"),
+            page.ReceiptLine(
+                label="again",
+                text=f"squeezeflow backtest {' '.join(assets)} --from {START} --to {START + dt.timedelta(days - 1)}",
+            ),
         ),
-    )  # fmt: skip
+    )
 
 
 def _verdict(trades: list[page.TradeLine]) -> page.Verdict:
@@ -381,24 +514,36 @@ def _verdict(trades: list[page.TradeLine]) -> page.Verdict:
             page.Reason(text="The interval of the Sharpe ratio contains zero: −0.06 to 3.93", points=-1),
             page.Reason(text="11 of 200 placebos on shuffled perp flow did at least as well (p = 0.060)", points=-1),
             page.Reason(text="The edge bears 1.46 times its costs", points=1),
-            page.Reason(text="Not enough trials over this range for a probability of overfitting (14 of 10 needed)", points=0),
+            page.Reason(
+                text="Not enough trials over this range for a probability of overfitting (14 of 10 needed)", points=0
+            ),
         ),
     )
 
 
 def _placebo(name: str, title: str, what: str, real: float, values: NDArray[np.float64]) -> page.Placebo:
     return page.Placebo(
-        name=name, title=title, what=what, measure="total return", real=real, values=tuple(values.tolist()),
+        name=name,
+        title=title,
+        what=what,
+        measure="total return",
+        real=real,
+        values=tuple(values.tolist()),
         p_value=(1 + int((values >= real).sum())) / (1 + len(values)),
-    )  # fmt: skip
+    )
 
 
 def _quality(market: _Market, days: int) -> page.Quality:
     listed = [START + dt.timedelta(n) for n in range(days)]
-    counts = [int(((market.rows.ts >= day_start_s(d)) & (market.rows.ts < day_start_s(d) + DAY_S)).sum()) for d in listed]
+    counts = [
+        int(((market.rows.ts >= day_start_s(d)) & (market.rows.ts < day_start_s(d) + DAY_S)).sum()) for d in listed
+    ]
     at = day_start_s(START) + DAY_S
     return page.Quality(
-        asset=market.asset, seconds_expected=days * DAY_S, seconds=sum(counts), incomplete=37,
+        asset=market.asset,
+        seconds_expected=days * DAY_S,
+        seconds=sum(counts),
+        incomplete=37,
         days=tuple(
             page.QualityDay(day=d, seconds=n, incomplete=37 if i == 2 else 0, holes=int(n < DAY_S))
             for i, (d, n) in enumerate(zip(listed, counts, strict=True))
@@ -408,7 +553,7 @@ def _quality(market: _Market, days: int) -> page.Quality:
             page.VenueLine(instrument=one.id, weight=1.0, seconds=sum(counts), complete=sum(counts) - 12 * i, gaps=i)
             for i, one in enumerate(simulator.instruments(market.asset))
         ),
-    )  # fmt: skip
+    )
 
 
 def _comparison(runs: tuple[page.RunPage, ...]) -> page.Comparison:
@@ -420,9 +565,12 @@ def _comparison(runs: tuple[page.RunPage, ...]) -> page.Comparison:
         shared=len(every) - len(differing),
         differences=tuple(
             page.Difference(
-                asset=asset, entry_ts=ts, direction=direction, pnl_usd=tuple(one.get((asset, ts, direction)) for one in taken),
+                asset=asset,
+                entry_ts=ts,
+                direction=direction,
+                pnl_usd=tuple(one.get((asset, ts, direction)) for one in taken),
                 why="score 4.120 was below 4.5",
             )
             for asset, ts, direction in differing
         ),
-    )  # fmt: skip
+    )

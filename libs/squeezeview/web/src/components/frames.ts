@@ -123,5 +123,7 @@ export function rowAt(frame: Frame, ts: number): number {
 /** The rows that lie within a span at least in part, as [first, end). */
 export function visible(frame: Frame, range: Range): [number, number] {
   const first = firstFrom(frame.x, range.from);
-  return [first, Math.max(first, firstFrom(frame.start, range.to))];
+  let end = Math.max(first, firstFrom(frame.start, range.to));
+  while (end < frame.start.length && frame.x[end] === range.to) end++; // an instant at the very edge is within
+  return [first, end];
 }
