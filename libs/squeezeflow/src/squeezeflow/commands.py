@@ -422,7 +422,7 @@ def _report(
     from squeezecore.adapters import reporting  # noqa: PLC0415
 
     with _store(context) as store, show.progress(as_json) as progress:
-        page = reporting.build_page(store, runs, progress, placebos)
+        page = reporting.build_page(store, runs, progress, placebo_runs=placebos, scratch=_scratch(context))
     settings: Settings = context.obj
     file = out or settings.home / "reports" / f"{'-'.join(run.run_id[:12] for run in page.runs)}.html"
     try:

@@ -10,12 +10,12 @@ import bisect
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from squeezecore import statistics
-from squeezecore.adapters import charting, explaining, scanning, trials, wording
+from squeezecore.adapters import charting, explaining, placebos, scanning, trials, wording
 from squeezecore.adapters.operations import Report, silent
 from squeezecore.adapters.page import (
     Breakdown,
@@ -44,7 +44,6 @@ from squeezecore.squeeze import params_from
 from squeezecore.statistics import Curve, Interval
 from squeezecore.trading import USD_E8, Decision
 
-PLACEBOS = 200
 HEADLINE = (
     "total_return",
     "sharpe",
@@ -57,6 +56,8 @@ HEADLINE = (
     "costs_usd",
     "dsr",
 )
+PLACEBOS_MIN = math.ceil(1 / statistics.PLACEBO_P_MAX) - 1  # fewer cannot come to a p-value that is small enough
+NAMED_MAX = 3  # parameters in a run's name
 NEAR_S = 300  # a record this long before a trade still says why another run did not take it
 
 
@@ -109,18 +110,34 @@ def write_page(file: Path, html: bytes) -> None:
 # --- the page ---
 
 
-def build_page(store: Store, names: Sequence[str], report: Report = silent, placebos: int = PLACEBOS) -> Page:
+def build_page(
+    store: Store,
+    names: Sequence[str],
+    report: Report = silent,
+    *,
+    placebo_runs: int = placebos.RUNS,
+    scratch: Path | None = None,
+) -> Page:
     """Put the page of one run together, or of several side by side; `names` are ids, their beginnings, or `last`.
 
-    `placebos` is how many runs of each kind luck is measured by; 0 leaves them and the cost stress out.
+    `placebo_runs` is how many runs over shuffled flow luck is measured by; 0 leaves random entries and the cost stress out
+    too. What is missing of them is worked out with files in `scratch`, and kept.
     """
     runs = [find_run(store, name) for name in names]
     if len({run.run_id for run in runs}) != len(runs):
         raise UsageError(f"runs were {', '.join(names)}, which are not all different: name each once")
-    made = [_Run(store, run, report, placebos) for run in runs]
+    made = [_Run(store, run, report, placebo_runs, scratch) for run in runs]
     pages = tuple(one.page() for one in made)
     title = f"SqueezeFlow: {pages[0].name}" + (f" and {len(pages) - 1} more" if len(pages) > 1 else "")
     return Page(title=title, runs=pages, comparison=_compare(made) if len(made) > 1 else None)
+
+
+def _name(spec: BacktestSpec) -> str:
+    """Name a run for legends: what it is of, and what is not as by default."""
+    changes = [f"{name} {value}" for name, value in sorted(spec.params.items())]
+    if len(changes) > NAMED_MAX:
+        changes = [f"{len(changes)} parameters changed"]
+    return ", ".join([f"{', '.join(spec.assets)} {spec.start} to {spec.end}", *changes])
 
 
 def find_run(store: Store, name: str) -> BacktestRun:
@@ -158,20 +175,13 @@ def command_of(spec: BacktestSpec) -> str:
     return " ".join(words)
 
 
-class _Luck(NamedTuple):
-    """What chance brings; empty where it was not asked for."""
-
-    placebos: tuple[Placebo, ...] = ()
-    stress: CostStress | None = None
-
-
 class _Run:
     """One run and everything the store keeps of it."""
 
-    def __init__(self, store: Store, run: BacktestRun, report: Report, placebos: int) -> None:
+    def __init__(self, store: Store, run: BacktestRun, report: Report, placebo_runs: int, scratch: Path | None) -> None:
         self.run, self.spec = run, msgspec.json.decode(run.spec, type=BacktestSpec)
         self.trades, self.decisions = store.trades(run.run_id), store.decisions(run.run_id)
-        self.name = f"{', '.join(self.spec.assets)} {self.spec.start} to {self.spec.end}"
+        self.name = _name(self.spec)
         self.params = params_from(self.spec.params)
         self._listed = store.instruments()
         self.charts = charting.charts(store, run, self.trades, self.decisions, report)
@@ -180,8 +190,8 @@ class _Run:
             ts, equity, self.spec.capital_usd * USD_E8, day_start_s(self.spec.start), len(self.spec.days())
         )
         self._tried = trials.trials_for(store, self.spec)
-        self._luck = _luck(store, run, report, placebos)
-        self._warnings = _warnings(run, len(self.trades), self.charts)
+        self._luck = _luck(store, run, report, placebo_runs, scratch)
+        self._warnings = _warnings(run, len(self.trades), self.charts, self._luck.note)
         self._close_up = charting.close_up(self.trades)
         entered = {d.order_id: d for d in self.decisions if d.kind == "entry"}
         self._phases = {
@@ -220,10 +230,11 @@ class _Run:
 
     def _verdict(self, numbers: statistics.Performance, day_mean: Interval | None) -> Verdict:
         matrix, stress = self._tried.matrix, self._luck.stress
+        told = {p.title.lower(): p.p_value for p in self._luck.placebos if len(p.values) >= PLACEBOS_MIN}
         overfitting = statistics.overfitting(matrix) if matrix is not None else None
         found = statistics.judge(
             trades=numbers.trades, days=numbers.days, psr=numbers.psr, min_track_days=numbers.min_track_days, dsr=numbers.dsr,
-            trials=numbers.trials, day_mean=day_mean, placebos={p.title.lower(): p.p_value for p in self._luck.placebos},
+            trials=numbers.trials, day_mean=day_mean, placebos=told,
             break_even=None if stress is None else _break_even(stress), pbo=overfitting.pbo if overfitting else None,
         )  # fmt: skip
         return Verdict(
@@ -290,12 +301,22 @@ class _Run:
         return tuple(lines)
 
 
-def _luck(store: Store, run: BacktestRun, report: Report, placebos: int) -> _Luck:  # noqa: ARG001  # placebos come
-    """Return what chance brings to a run's result."""
-    return _Luck()
+def _luck(store: Store, run: BacktestRun, report: Report, count: int, scratch: Path | None) -> placebos.Luck:
+    """Return what chance and other costs bring, or why that cannot be had."""
+    if not count:
+        return placebos.Luck(run_id=run.run_id, result_hash=run.result_hash)
+    try:
+        found = placebos.measure(store, run, report, runs=count, scratch=scratch)
+        few = f"Fewer than {PLACEBOS_MIN}: no p-value of {statistics.PLACEBO_P_MAX} can come of them, the verdict leaves them out."
+        noted = [p if len(p.values) >= PLACEBOS_MIN else msgspec.structs.replace(p, note=few) for p in found.placebos]
+        return msgspec.structs.replace(found, placebos=tuple(noted))
+    except UsageError as error:  # of another version, or its rows have changed: the rest of the page stands
+        return placebos.Luck(
+            run_id=run.run_id, result_hash=run.result_hash, note=f"No placebo and no cost stress: {error}."
+        )
 
 
-def _warnings(run: BacktestRun, trades: int, charts: charting.Charts) -> tuple[str, ...]:
+def _warnings(run: BacktestRun, trades: int, charts: charting.Charts, note: str) -> tuple[str, ...]:
     warnings = []
     if run.code_version != scanning.code_version():
         warnings.append(
@@ -317,6 +338,8 @@ def _warnings(run: BacktestRun, trades: int, charts: charting.Charts) -> tuple[s
                 f"{quality.asset}: {missing:,} of {quality.seconds_expected:,} seconds have no row ({holes} "
                 f"{'hole' if holes == 1 else 'holes'}); after each it warmed up for 28 hours."
             )
+    if note and trades:
+        warnings.append(note)
     return tuple(warnings)
 
 
@@ -340,18 +363,11 @@ def _break_even(stress: CostStress) -> float:
 
 def _compare(runs: Sequence[_Run]) -> Comparison:
     """Say what was asked differently, and which trades differ and why."""
-    made: dict[tuple[str, int, int], list[Trade | None]] = {}
-    for place, one in enumerate(runs):
-        for trade in one.trades:
-            line = made.setdefault((trade.asset, trade.entry_ts, int(trade.direction)), [None] * len(runs))
-            line[place] = trade
     shared, differences = 0, []
     looks = [_Records(one) for one in runs]
-    for (asset, entry_ts, direction), found in sorted(
-        made.items(), key=lambda item: (item[0][1], item[0][0], item[0][2])
-    ):
+    for found in _side_by_side(runs):
         there = [trade for trade in found if trade is not None]
-        if len(there) == len(found) and len({_alike(trade) for trade in there}) == 1:
+        if len(there) == len(found) and len({look.kind_of(t) for look, t in zip(looks, there, strict=True)}) == 1:
             shared += 1
             continue
         why = "; ".join(
@@ -361,20 +377,37 @@ def _compare(runs: Sequence[_Run]) -> Comparison:
         )
         differences.append(
             Difference(
-                asset=asset, entry_ts=entry_ts, direction=direction,
-                pnl_usd=tuple(None if trade is None else trade.pnl_usd_e8 / USD_E8 for trade in found), why=why or _what_differs(there),
+                asset=there[0].asset,
+                entry_ts=min(trade.entry_ts for trade in there),
+                direction=int(there[0].direction),
+                pnl_usd=tuple(None if trade is None else trade.pnl_usd_e8 / USD_E8 for trade in found),
+                why=why or _what_differs(there),
             )
-        )  # fmt: skip
+        )
     return Comparison(spec=_spec_differences([one.spec for one in runs]), shared=shared, differences=tuple(differences))
 
 
-def _alike(trade: Trade) -> tuple[Any, ...]:
-    """Return what makes two trades one: times and prices; sizes follow the account."""
-    return trade.exit_ts, trade.reason, trade.tier
+def _side_by_side(runs: Sequence[_Run]) -> list[list[Trade | None]]:
+    """Put trades of different runs beside each other that were open at the same time, in one asset and direction."""
+    lines: list[list[Trade | None]] = []
+    last: dict[tuple[str, int], tuple[int, list[Trade | None]]] = {}  # until when it was open
+    everything = [(trade.decided_ts, place, trade) for place, one in enumerate(runs) for trade in one.trades]
+    for decided_ts, place, trade in sorted(everything, key=lambda item: item[:2]):
+        key = (trade.asset, int(trade.direction))
+        until, line = last.get(key, (0, []))
+        if decided_ts >= until or line[place] is not None:
+            until, line = 0, [None] * len(runs)
+            lines.append(line)
+        line[place] = trade
+        last[key] = max(until, trade.exit_ts), line
+    return lines
 
 
 def _what_differs(there: Sequence[Trade]) -> str:
+    """Say how trades that all runs made are not the same."""
     parts = []
+    if len({trade.decided_ts for trade in there}) > 1:
+        parts.append("decided " + ", ".join(wording.clock(trade.decided_ts) for trade in there))
     if len({trade.tier for trade in there}) > 1:
         parts.append("tiers " + ", ".join(str(trade.tier) for trade in there))
     if len({trade.exit_ts for trade in there}) > 1 or len({trade.reason for trade in there}) > 1:
@@ -390,6 +423,11 @@ class _Records:
         self._by_asset: dict[str, list[Decision]] = {}
         for decision in one.decisions:
             self._by_asset.setdefault(decision.asset, []).append(decision)
+        self._left = {d.order_id: d.ts for d in reversed(one.decisions) if d.kind == "exit"}
+
+    def kind_of(self, trade: Trade) -> tuple[Any, ...]:
+        """Return what makes trades of two runs one: both decisions. Sizes follow the account, fills the sizes."""
+        return trade.decided_ts, trade.tier, trade.reason, self._left.get(trade.exit_order_id, trade.exit_ts)
 
     def why_not(self, trade: Trade) -> str:
         """Say what kept this run from another run's trade."""
@@ -399,8 +437,6 @@ class _Records:
         if not one.curve.start_s <= at < one.curve.end_s:
             return "the second is outside of its days"
         held = next((t for t in one.trades if t.asset == trade.asset and t.decided_ts <= at < t.exit_ts), None)
-        if held is not None and held.decided_ts == at:
-            return f"decided at the same second, filled at {wording.clock(held.entry_ts)}"
         if held is not None:
             side = "long" if held.direction > 0 else "short"
             return f"it was {side} already, decided {wording.clock(held.decided_ts)}"
