@@ -21,14 +21,6 @@ from squeezecore.errors import UsageError
 
 ASSETS = Path(__file__).parent / "assets"  # what `make web` builds
 
-_ICON = (
-    "data:image/svg+xml;base64,"
-    + base64.b64encode(
-        b"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><path d='M1 11 6 4l3 4 6-7' fill='none' "
-        b"stroke='#2f6fde' stroke-width='2'/><path d='M1 6l5 6 3-2 6 5' fill='none' stroke='#d9730d' stroke-width='2'/></svg>"
-    ).decode()
-)
-
 
 def built() -> bool:
     """Tell whether the front end was built."""
@@ -58,7 +50,7 @@ def render(page: Page) -> bytes:
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">',
-            f'<link rel="icon" href="{_ICON}">\n<title>{html.escape(page.title)}</title>',
+            f'<link rel="icon" href="data:,">\n<title>{html.escape(page.title)}</title>',
             f"<style>{style}</style>\n</head>\n<body>",
             '<div id="page"><p class="waiting">Unpacking the report …</p></div>',
             "<noscript><p>This report draws itself with JavaScript, offline: allow scripts for this file.</p></noscript>",
