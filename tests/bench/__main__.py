@@ -10,14 +10,20 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 from rich.table import Table
-from tests.bench import commanding, computing, importing, storing
+from tests.bench import commanding, computing, importing, judging, storing
 from tests.bench.measuring import REFERENCE_S, Figure, calibrate
 from tests.bench.stage import Stage
 
 from squeezecore.adapters import embedded
 
 OUT = Path(__file__).parents[2] / "build" / "bench.json"
-GROUPS = {"computing": computing, "storing": storing, "importing": importing, "commanding": commanding}
+GROUPS = {
+    "computing": computing,
+    "storing": storing,
+    "importing": importing,
+    "commanding": commanding,
+    "judging": judging,
+}
 screen = Console(stderr=True)
 
 

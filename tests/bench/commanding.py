@@ -38,13 +38,13 @@ def figures(stage: Stage) -> list[Figure]:
     return [*_month(stage), *_cold(stage), *_memory(stage)]
 
 
-def _command(stage: Stage, days: int, *flags: str) -> list[str]:
+def backtest_of(stage: Stage, days: int, *flags: str) -> list[str]:
     last = first_day() + dt.timedelta(days - 1)
     asked = ["backtest", ASSET, "--from", str(first_day()), "--to", str(last), "--json", *flags]
     return [str(COMMAND), "--home", str(stage.home), *asked]
 
 
-def _run(command: list[str]) -> dict[str, Any]:
+def run_command(command: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
@@ -55,8 +55,8 @@ def _run(command: list[str]) -> dict[str, Any]:
 def _month(stage: Stage) -> list[Figure]:
     stage.tell("a month from the command")
     answers = []
-    fresh = timed(lambda: answers.append(_run(_command(stage, MONTH_DAYS, "--fresh"))), RUNS, CORES)
-    cached = timed(lambda: answers.append(_run(_command(stage, MONTH_DAYS))), RUNS)
+    fresh = timed(lambda: answers.append(run_command(backtest_of(stage, MONTH_DAYS, "--fresh"))), RUNS, CORES)
+    cached = timed(lambda: answers.append(run_command(backtest_of(stage, MONTH_DAYS))), RUNS)
     hashes = {answer["result_hash"] for answer in answers}
     if len(hashes) != 1 or [answer["cached"] for answer in answers] != [False] * (RUNS + 1) + [True] * (RUNS + 1):
         raise AssertionError(f"results of the same month were {hashes}, one is expected, and the later ones cached")
@@ -87,7 +87,7 @@ def _cold(stage: Stage) -> list[Figure]:
 
         def start(command: list[str] = command, steps: list[dict[str, float]] = steps) -> float:
             begun = time.monotonic()
-            steps.append({name: at - begun for name, at in _run(command).items()})
+            steps.append({name: at - begun for name, at in run_command(command).items()})
             return steps[-1]["scanned"]
 
         timing = timed(start, COLD_RUNS)
@@ -129,7 +129,7 @@ def _memory(stage: Stage) -> list[Figure]:
     peaks, lines = [], []
     for days in lengths:
         stage.tell(f"memory of {days} days")
-        peak, seconds = watch(_command(stage, days, "--fresh"))
+        peak, seconds = watch(backtest_of(stage, days, "--fresh"))
         peaks.append(peak)
         how = (
             f"largest PSS of one of our processes, sampled every {SAMPLE_S * 1e3:.0f} ms: command {peak.parent / MEGABYTE:.0f} MB, "
