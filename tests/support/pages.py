@@ -109,11 +109,11 @@ def _minutes(market: _Market) -> page.Pack:
 
 
 def _seconds(market: _Market, trades: list[page.TradeLine]) -> page.Pack:
-    """Every second of the whole minutes within five minutes of an entry or an exit."""
+    """Every second within five minutes of an entry or an exit."""
     near = np.zeros(len(market.rows.ts), bool)
     for trade in trades:
         for at in (trade.entry_ts, trade.exit_ts):
-            first, end = np.searchsorted(market.rows.ts, [(at - 300) // 60 * 60, -(-(at + 300) // 60) * 60])
+            first, end = np.searchsorted(market.rows.ts, [at - 300, at + 301])
             near[first:end] = True
     chosen = np.flatnonzero(near)
     series = [page.Series("ts", "s", 1, market.rows.ts[chosen])]
@@ -123,6 +123,7 @@ def _seconds(market: _Market, trades: list[page.TradeLine]) -> page.Pack:
 
 def _trades(markets: dict[str, _Market], days: int, trades_a_day: int, run: int) -> list[page.TradeLine]:
     rng = np.random.default_rng(100 + run // 2)  # runs in pairs share most trades
+    skipped = np.random.default_rng(run)
     out: list[page.TradeLine] = []
     for at in sorted(rng.integers(3_600, days * DAY_S - 3 * 3_600, days * trades_a_day)):
         market = markets[list(markets)[int(rng.integers(0, len(markets)))]]
@@ -131,7 +132,7 @@ def _trades(markets: dict[str, _Market], days: int, trades_a_day: int, run: int)
         j = min(len(rows.ts) - 1, i + int(rng.integers(240, 4_800)))
         entry, exit_ = int(rows.open[i]) / PRICE_SCALE, int(rows.open[j]) / PRICE_SCALE
         direction = 1 if (exit_ > entry) == (rng.random() < 0.56) else -1
-        if run % 2 and rng.random() < 0.15:
+        if run % 2 and skipped.random() < 0.15:
             continue
         path = direction * (rows.close[i:j] / PRICE_SCALE - entry)
         tier = int(rng.choice([1, 2, 3], p=[0.78, 0.17, 0.05]))

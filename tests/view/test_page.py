@@ -125,6 +125,18 @@ def test_near_a_trade_each_second_holds_the_value_of_its_row(open_page: Callable
         assert page.evaluate(INK, name) > 100, name
 
 
+def test_a_minute_that_seconds_cover_in_part_stays_whole(open_page: Callable[..., Opened]) -> None:
+    page = open_page().page
+    trade = pages.sample().page.runs[0].trades[3]
+    near(page, trade.entry_ts - 600, trade.entry_ts + 60)
+    first = trade.entry_ts - 300
+    assert first % 60 >= 5, "this trade's seconds begin with a minute: choose another"
+    minute = first // 60 * 60
+    assert page.evaluate("ts => squeezeflow.row('price', ts)", first + 1) == minute
+    assert page.evaluate("ts => squeezeflow.row('price', ts)", minute + 1) == minute
+    assert page.evaluate("ts => squeezeflow.row('price', ts)", minute + 61) == minute + 61
+
+
 def test_the_crosshair_reads_the_second_under_it(open_page: Callable[..., Opened]) -> None:
     page = open_page().page
     sample = pages.sample()
@@ -279,7 +291,7 @@ def test_several_runs_stand_side_by_side(open_page: Callable[..., Opened], width
     assert tuple(charts(page)) == ("overlaid", *CHARTS)
     for number in range(3):
         assert page.evaluate(SHOWS, ["overlaid", f"run{number}"]) > 20
-    expect(page.locator("#compare thead th")).to_have_count(4)
+    expect(page.locator(".sides thead th")).to_have_count(4)
     expect(page.locator("section", has=page.locator("#differ")).locator("tbody tr")).to_have_count(
         min(50, len(comparison.differences))
     )

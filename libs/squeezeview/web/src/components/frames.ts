@@ -49,10 +49,16 @@ export function mixedFrame(minutes: Columns, seconds: Columns): Frame {
   let at = 0;
   for (let i = 0; i < coarse.length; i++) {
     while (at < fine.length && fine[at] < coarse[i]) order[count++] = at++;
-    if (at < fine.length && fine[at] < coarse[i] + 60) {
-      while (at < fine.length && fine[at] < coarse[i] + 60) order[count++] = at++;
-    } else {
+    let end = at;
+    while (end < fine.length && fine[end] < coarse[i] + 60) end++;
+    // Where seconds begin or end within a minute, the minute stays whole: a part of it is known to no row.
+    const begins = end > at && fine[at] >= coarse[i] + 5 && (at === 0 || fine[at - 1] < coarse[i] - 60);
+    const stops = end > at && fine[end - 1] < coarse[i] + 55 && (end === fine.length || fine[end] >= coarse[i] + 120);
+    if (end === at || begins || stops) {
       order[count++] = -1 - i;
+      at = end;
+    } else {
+      while (at < end) order[count++] = at++;
     }
   }
   while (at < fine.length) order[count++] = at++;
@@ -92,8 +98,8 @@ function framed(
   const holes = new Uint8Array(start.length);
   for (let i = 0; i < start.length; i++) {
     x[i] = start[i] + width[i];
-    // Between a minute and seconds that begin within the next one, the rest of that minute is known to none of the two.
-    const allowed = i > 0 && Math.max(width[i], width[i - 1]) >= 60 && width[i] !== width[i - 1] ? 59 : 0;
+    // A row of five seconds may begin up to four after a minute.
+    const allowed = i > 0 && Math.max(width[i], width[i - 1]) >= 5 ? 4 : 0;
     holes[i] = i > 0 && start[i] - x[i - 1] > allowed ? 1 : 0;
   }
   return { start, x, values, holes, finest };

@@ -32,12 +32,8 @@ export function Compare({ runs, equities, comparison, small }: Props): JSX.Eleme
   }, [runs, equities, small]);
   return (
     <>
-      <section aria-labelledby="side" id="compare">
-        <h2 id="side">Side by side</h2>
-        <SideBySide runs={runs} />
-      </section>
-      <section aria-labelledby="overlaid-title">
-        <h2 id="overlaid-title">Equity</h2>
+      <section aria-labelledby="overlaid-title" id="compare">
+        <h2 id="overlaid-title">Equity of all runs</h2>
         <ChartGroup
           label="Equity of all runs"
           linked={joint.linked}
@@ -46,7 +42,6 @@ export function Compare({ runs, equities, comparison, small }: Props): JSX.Eleme
         />
       </section>
       {comparison && (
-        <>
           <section aria-labelledby="asked">
             <h2 id="asked">What was asked differently</h2>
             {comparison.spec.length === 0 ? (
@@ -72,6 +67,12 @@ export function Compare({ runs, equities, comparison, small }: Props): JSX.Eleme
               </div>
             )}
           </section>
+      )}
+      <section aria-labelledby="side">
+        <h2 id="side">Side by side</h2>
+        <SideBySide runs={runs} />
+      </section>
+      {comparison && (
           <section aria-labelledby="differ">
             <h2 id="differ">Which trades differ, and why</h2>
             <p>
@@ -87,7 +88,6 @@ export function Compare({ runs, equities, comparison, small }: Props): JSX.Eleme
               />
             )}
           </section>
-        </>
       )}
     </>
   );
