@@ -216,6 +216,20 @@ def test_keys_reach_the_charts_and_the_trades(open_page: Callable[..., Opened]) 
     expect(page.locator('#trades tr[data-key="4"]')).to_be_focused()
 
 
+def test_the_crosshair_moves_by_keys_and_is_spoken(open_page: Callable[..., Opened]) -> None:
+    page = open_page().page
+    page.locator(".charts").focus()
+    page.keyboard.press("Shift+ArrowRight")
+    expect(page.locator(".charts [aria-live=polite]")).to_contain_text("UTC: Price")
+    expect(page.locator(".charts [aria-live=polite]")).to_contain_text("Equity")
+
+
+def test_the_receipt_is_copied_or_says_why_not(open_page: Callable[..., Opened]) -> None:
+    page = open_page().page
+    page.get_by_role("button", name="Copy run id").click()
+    expect(page.locator("#receipt output")).to_contain_text("run id:")
+
+
 def test_heads_sort_the_trades(open_page: Callable[..., Opened]) -> None:
     page = open_page().page
     trades = pages.sample().page.runs[0].trades

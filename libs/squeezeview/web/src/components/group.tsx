@@ -2,7 +2,7 @@
 
 import type { ComponentChildren, JSX, TargetedKeyboardEvent } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { Chart, type ChartSpec } from "./chart";
+import { Chart, type ChartSpec, type Line } from "./chart";
 import { clock, day, duration, moment } from "./format";
 import { rowAt, type Source } from "./frames";
 import type { Linked } from "./linked";
@@ -31,6 +31,7 @@ interface Props {
 export function ChartGroup({ label, linked, panes, onCharts, children }: Props): JSX.Element {
   const hosts = useRef<HTMLDivElement>(null);
   const [charts, setCharts] = useState<Chart[]>([]);
+  const [spoken, setSpoken] = useState(""); // the crosshair's row for those who hear it
 
   useLayoutEffect(() => {
     const made = panes.map(
@@ -50,6 +51,7 @@ export function ChartGroup({ label, linked, panes, onCharts, children }: Props):
       const step = Math.max(1, Math.round((to - from) / 240));
       const next = Math.round(Math.min(to, Math.max(from, row + sign * step)));
       linked.point(next);
+      setSpoken(`${moment(next)} UTC: ${charts.flatMap((chart) => chart.spec.lines.slice(0, 2).map((line) => read(chart, line, next))).join(", ")}`);
     };
     const actions: Partial<Record<string, () => void>> = {
       ArrowLeft: () => (event.shiftKey ? nudge(-1) : linked.pan(-0.1)),
@@ -107,12 +109,21 @@ export function ChartGroup({ label, linked, panes, onCharts, children }: Props):
           </figure>
         ))}
       </div>
+      <p class="hidden" aria-live="polite">
+        {spoken}
+      </p>
       <p class="hint">
         Drag to move, pinch or Ctrl + wheel to zoom (after a click the wheel alone), double-click for everything. Keys: ← → +
         − 0, Shift + ← → for the crosshair.
       </p>
     </div>
   );
+}
+
+function read(chart: Chart, line: Line, ts: number): string {
+  const row = rowAt(chart.frame, ts);
+  const value = row < 0 ? undefined : chart.frame.values[line.key]?.[row];
+  return `${line.label} ${value === undefined || Number.isNaN(value) ? "unknown" : line.format(value)}`;
 }
 
 /** One measure for all lines of a chart, or one each. */

@@ -271,12 +271,14 @@ export function QualityView({ quality }: { quality: Quality }): JSX.Element {
 
 export function Receipt({ lines }: { lines: ReceiptLine[] }): JSX.Element {
   const [told, setTold] = useState("");
-  const copy = (text: string, what: string): void => {
-    // A page opened from a file may use the clipboard only after a click, in some browsers not at all.
-    navigator.clipboard
-      .writeText(text)
-      .then(() => setTold(`${what} copied`))
-      .catch(() => setTold(`${what} not copied: the browser refused, mark it by hand`));
+  const copy = async (text: string, what: string): Promise<void> => {
+    try {
+      await navigator.clipboard.writeText(text);
+      setTold(`${what}: copied`);
+    } catch {
+      // A page opened from a file may use the clipboard only after a click, in some browsers not at all.
+      setTold(`${what}: not copied, the browser refused; mark it by hand`);
+    }
   };
   return (
     <>
@@ -286,7 +288,7 @@ export function Receipt({ lines }: { lines: ReceiptLine[] }): JSX.Element {
             <dt>{line.label}</dt>
             <dd>
               <code>{line.text}</code>
-              <button type="button" aria-label={`Copy ${line.label}`} onClick={() => copy(line.text, line.label)}>
+              <button type="button" aria-label={`Copy ${line.label}`} onClick={() => void copy(line.text, line.label)}>
                 copy
               </button>
               {line.note && <small>{line.note}</small>}
@@ -297,7 +299,7 @@ export function Receipt({ lines }: { lines: ReceiptLine[] }): JSX.Element {
       <p>
         <button
           type="button"
-          onClick={() => copy(lines.map((line) => `${line.label}: ${line.text}`).join("\n"), "The receipt")}
+          onClick={() => void copy(lines.map((line) => `${line.label}: ${line.text}`).join("\n"), "The receipt")}
         >
           Copy all
         </button>{" "}
