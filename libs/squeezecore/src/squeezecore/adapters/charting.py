@@ -7,7 +7,7 @@ second of the page is a row of the store, a minute is its rows.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -57,13 +57,13 @@ class Charts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def charts(
-    store: Store, run: BacktestRun, trades: Sequence[Trade], decisions: Sequence[Decision], report: Report
+    store: Store, run: BacktestRun, trades: Sequence[Trade], decisions: Callable[[], Sequence[Decision]], report: Report
 ) -> Charts:
     """Return a run's charts: the stored ones, or made now and stored."""
     found = store.part(run.run_id, PART, run.result_hash, VERSION)
     if found is not None:
         return msgspec.msgpack.decode(zlib.decompress(found), type=Charts)
-    made = make_charts(store, run, trades, decisions, report)
+    made = make_charts(store, run, trades, decisions(), report)
     body = zlib.compress(msgspec.msgpack.encode(made), 6)
     store.put_part(run.run_id, PART, run.result_hash, body, VERSION)
     return made

@@ -7,6 +7,7 @@ out as `page` wants them. What is expensive is made by the first report and kept
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -180,11 +181,11 @@ class _Run:
 
     def __init__(self, store: Store, run: BacktestRun, report: Report, placebo_runs: int, scratch: Path | None) -> None:
         self.run, self.spec = run, msgspec.json.decode(run.spec, type=BacktestSpec)
-        self.trades, self.decisions = store.trades(run.run_id), store.decisions(run.run_id)
+        self.trades, self._store = store.trades(run.run_id), store
         self.name = _name(self.spec)
         self.params = params_from(self.spec.params)
         self._listed = store.instruments()
-        self.charts = charting.charts(store, run, self.trades, self.decisions, report)
+        self.charts = charting.charts(store, run, self.trades, lambda: self.decisions, report)
         ts, equity = store.equity(run.run_id)
         self.curve = Curve(
             ts, equity, self.spec.capital_usd * USD_E8, day_start_s(self.spec.start), len(self.spec.days())
@@ -193,11 +194,15 @@ class _Run:
         self._luck = _luck(store, run, report, placebo_runs, scratch)
         self._warnings = _warnings(run, len(self.trades), self.charts, self._luck.note)
         self._close_up = charting.close_up(self.trades)
-        entered = {d.order_id: d for d in self.decisions if d.kind == "entry"}
-        self._phases = {
-            t.entry_order_id: entered[t.entry_order_id].phase if t.entry_order_id in entered else ""
-            for t in self.trades
-        }
+        records = store.read_table("decisions", run.run_id)
+        entered = zip(*(records[name].to_pylist() for name in ("kind", "order_id", "phase")), strict=True)
+        phases = {order_id: phase for kind, order_id, phase in entered if kind == "entry"}
+        self._phases = {trade.entry_order_id: phases.get(trade.entry_order_id, "") for trade in self.trades}
+
+    @functools.cached_property
+    def decisions(self) -> list[Decision]:
+        """Every record of the run: a year has a hundred thousand, so only who needs them reads them."""
+        return self._store.decisions(self.run.run_id)
 
     def page(self) -> RunPage:
         """Lay the run out."""
