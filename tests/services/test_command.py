@@ -97,6 +97,7 @@ def test_rows_that_changed_are_scanned_again(market: Market) -> None:
 
 def test_several_assets_share_one_portfolio(market: Market) -> None:
     both = market.ask("backtest", "BTC", "eth", *RANGE)
+    assert market.ask("backtest", "btc,ETH", *RANGE)["run_id"] == both["run_id"]
     traded = both["summary"]["trades_by_asset"]
     assert set(traded) == {"BTC", "ETH"}
     assert sum(traded.values()) == both["summary"]["trades"]
@@ -413,3 +414,4 @@ def test_an_asset_may_be_written_small(market: Market, tmp_path: Path) -> None:
         "--out", tmp_path / "rows.csv",
     )  # fmt: skip
     assert len(frame) == said["rows"] == 300
+    assert market.ask("data", "--name", "btc") == market.ask("data", "--name", "BTC")

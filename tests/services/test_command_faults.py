@@ -5,6 +5,7 @@ import datetime as dt
 import os
 import resource
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,17 @@ def refused(said: Said, code: int, *words: object) -> None:
         (43, "backtest BTC --from 2026-01-05 --to 2026-01-03", "2026-01-05 to 2026-01-03 | swap them"),
         (42, "backtest BTC --from 2027-01-03 --to 2027-01-05", "no row in it | to 2026-01-05"),
         (43, "backtest BTC BTC --from 2026-01-03 --to 2026-01-05", "BTC, BTC | remove the repeated one"),
+        (2, "backtest BTC --from 0001-01-01 --to 9999-12-31", "--from was '0001-01-01' | 1970 and 2105"),
+        (2, "flow BTC --from 2026-01-03 --to 9999-01-03", "--to was '9999-01-03' | 1970 and 2105"),
+        (2, "backtest BTC,BTX --from 2026-01-03 --to 2026-01-05", "'BTX' | did you mean BTC?"),
+        (2, "data export bars binance:btc-usdt-perp --from 2026-01-03 --to 2026-01-04 --out x.csv", f"did you mean {PERP}?"),
+        (2, "data export rows BTC --from 2026-01-03 --to 2026-01-04 --out .", "file was . | .parquet or .csv"),
+        (2, "simulate --assets ,", "--assets was ',' | at least one"),
+        (2, "simulate --start 2099-12-31 --days 3660", "3660 | ends with 2105-12-31"),
+        (2, "params --out nowhere/mine.toml", "nowhere/mine.toml | choose another place"),
+        (2, "assets --set /dev/null", "/dev/null names no asset"),
+        (2, "download binance BTC --from 2026-01-03 --to 2026-01-04 --base-url nonsense", "'nonsense' | https://"),
+        (2, "download binance BTC --from 2026-01-03 --to 2026-01-04 --dest /dev/null", "/dev/null | is a file"),
         (2, "backtest BTC --from yesterday --to 2026-01-05", "--from was 'yesterday' | write it as 2026-01-31"),
         (2, "backtest BTC --from 2026-01-03 --to 2026-02-30", "--to was '2026-02-30' | write it as 2026-01-31"),
         (2, "backtest BTC --from 2026-01-03", "--to"),
@@ -102,7 +114,10 @@ def test_a_wrong_request_is_told_value_limit_and_way_out(
         (43, "--capital 1", "capital_usd was 1 | >= 100"),
         (2, "--capital plenty", "--capital | integer"),
         (43, "--warmup-hours 1000", "warmup_s was 3600000 | <= 604800"),
+        (2, "--warmup-hours inf", "--warmup-hours was inf | 28"),
+        (2, "--out /dev/null", "/dev/null | name a folder"),
         (2, "--jobs -1", "--jobs | 0"),
+        (2, "--shards -1", "--shards | 0"),
         (2, "--params nowhere.toml", "nowhere.toml | squeezeflow params --out FILE makes one"),
     ],
 )  # fmt: skip
@@ -256,6 +271,23 @@ def test_a_full_disk_leaves_no_half_export(market: Market, tmp_path: Path, kind:
         refused(market.say(*EXPORT, tmp_path / f"rows.{kind}", **options), 1, "could not be written", "free space")
     assert list(tmp_path.iterdir()) == []
     assert market.ask(*EXPORT, tmp_path / f"rows.{kind}")["rows"] == DAY_S
+
+
+def test_a_disk_that_fills_while_a_file_is_read_is_said(market: Market, tmp_path: Path) -> None:
+    text = file_text("aggTrades", "um", prints(500, day_start_s(dt.date(2025, 6, 6)), DAY_S))
+    path = publish(tmp_path, "um", "aggTrades", "2025-06-06", text)
+    before = market.ask("data", "--name", PERP)
+    with _small_files(tmp_path) as options:
+        refused(market.say("import", path, **options), 1, path, "nothing of this file was imported", "free some space")
+    assert market.ask("data", "--name", PERP)["instruments"] == before["instruments"]
+    assert list((market.home / "run" / "scratch").iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_said(market: Market) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens: refused at once
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/db"
+        refused(market.say("--clickhouse", address, "data"), 1, "cannot be reached", "refused", "mend its address")
 
 
 # --- stopped and killed ---

@@ -127,5 +127,6 @@ def day_start_s(day: dt.date) -> int:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known name a misspelt one may have meant, as the end of an error message."""
     options = sorted(known)
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(options)}"
+    folded = {option.casefold(): option for option in options}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return f"did you mean {folded[close[0]]}?" if close else f"known are {', '.join(options)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +20,24 @@ FROM_TIME = "First second, UTC: 2026-01-01 or 2026-01-01T12:00:00."
 TO_TIME = "End, not included: a day (its midnight) or a second, UTC."
 
 
+YEARS = (1970, 2105)  # whose seconds the store can hold
+
+
 def day(text: str, name: str) -> dt.date:
     """Read a day, or say what one looks like."""
     try:
-        return dt.date.fromisoformat(text)
+        found = dt.date.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{name} was {text!r}, which is no day: write it as 2026-01-31") from None
+    _check_year(found, text, name)
+    return found
+
+
+def _check_year(found: dt.date, text: str, name: str) -> None:
+    if not YEARS[0] <= found.year <= YEARS[1]:
+        raise UsageError(
+            f"{name} was {text!r}, the limits are the years {YEARS[0]} and {YEARS[1]}: choose a day between"
+        )
 
 
 def second(text: str, name: str) -> int:
@@ -33,6 +46,7 @@ def second(text: str, name: str) -> int:
         time = dt.datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{name} was {text!r}, which is no UTC time: write it as 2026-01-31T12:00:00") from None
+    _check_year(time, text, name)
     stamp = (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
     if stamp != int(stamp):
         raise UsageError(f"{name} was {text!r}, times are whole seconds: leave the fraction out")
@@ -147,6 +161,8 @@ def simulate(
     """Make a market, calibrated to measured statistics, and put it into the store."""
     from squeezecore.adapters import operations  # noqa: PLC0415
 
+    if not names(assets):
+        raise UsageError(f"--assets was {assets!r}: name at least one, BTC or BTC,ETH")
     request = operations.SimulateRequest(
         assets=names(assets), days=days, seed=seed, world=world, start=day(start, "--start")
     )
@@ -256,7 +272,12 @@ def params(
     if as_json:
         show.answer(value, True, lambda _value: None)
     elif out:
-        out.write_text(squeeze.write_params(value))
+        try:
+            out.write_text(squeeze.write_params(value))
+        except OSError as error:
+            raise UsageError(
+                f"--out was {out}, it cannot be written ({error.strerror}): choose another place"
+            ) from None
         show.out.print(f"{out}: hash {value.hash}")
     else:
         show.out.print(squeeze.write_params(value), markup=False, soft_wrap=True)
@@ -298,12 +319,16 @@ def backtest(
     """Run the strategy over days of rows: exact, resumable (Ctrl-C and the same command again), beside buy-and-hold."""
     from squeezecore.adapters import pool  # noqa: PLC0415
 
+    if not math.isfinite(warmup_hours):
+        raise UsageError(f"--warmup-hours was {warmup_hours}: write a number of hours, 28 is enough")
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out was {out}, which is a file: name a folder")
     if jobs != 1:
         pool.warm()  # its imports run beside ours
     from squeezecore.adapters import runner  # noqa: PLC0415
 
     spec = runner.make_spec(
-        assets=[asset.upper() for asset in assets],
+        assets=[asset for words in assets for asset in names(words)],
         start=day(first, "--from"),
         end=day(last, "--to"),
         params_file=params_file,

@@ -31,6 +31,8 @@ def load_assets(path: Path | None = None) -> dict[str, AssetConfig]:
         assets = msgspec.toml.decode(data, type=dict[str, AssetConfig])
     except msgspec.DecodeError as error:  # covers wrong TOML and wrong values
         raise UsageError(f"assets file {name}: {error}") from error
+    if not assets:
+        raise UsageError(f"assets file {name} names no asset: write at least one, as squeezeflow assets shows them")
     for asset, config in assets.items():
         _check(name, asset, config)
     return assets

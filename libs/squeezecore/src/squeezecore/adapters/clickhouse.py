@@ -7,7 +7,9 @@ knows whether the first one did. The tables are made for that (see `store`).
 from __future__ import annotations
 
 import http.client
+import logging
 import os
+import re
 import threading
 import time
 import urllib.parse
@@ -23,6 +25,8 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingErr
 from squeezecore.errors import SqueezeError, UsageError
 
 T = TypeVar("T")
+
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it would log it raises too, and we explain it
 
 RETRY_S_MAX = 30.0  # a server that is restarted, or an embedded one that was killed, is back long before
 CONNECT_S_MAX = 5.0  # but the first connection fails sooner: its address is probably wrong
@@ -170,5 +174,10 @@ def _explained(error: Exception, database: str) -> StoreError:
     if getattr(error, "code", None) == DISK_FULL_CODE or "No space left" in str(error):
         return StoreError(
             f"disk of the store was full, nothing of this block was written: free some space and repeat ({text})"
+        )
+    if "Max retries exceeded" in text or "Failed to establish" in text:
+        why = re.findall(r"\[Errno -?\d+\] [^\"')]+|timed out", text)
+        return StoreError(
+            f"server of store {database} cannot be reached ({why[-1] if why else text}): start it, or mend its address"
         )
     return StoreError(f"store {database} answered: {text}")

@@ -102,6 +102,10 @@ def download(
         DownloadError: the archive cannot be reached, or a file does not match its checksum.
         ImportRefusedError: a file was fetched and could not be imported.
     """
+    if urlsplit(base_url).scheme not in {"http", "https"} or not urlsplit(base_url).hostname:
+        raise UsageError(f"address was {base_url!r}, it must look like {ARCHIVE}")
+    if dest.exists() and not dest.is_dir():
+        raise UsageError(f"folder for the files was {dest}, which is a file: name another")
     known = dict(assets if assets is not None else assets_in_force(store))
     files = list(plan(venue_name, find_asset(known, asset), store.instruments(), first, last))
     got = _fetch_all(base_url.rstrip("/"), files, dest, progress, pause_s)

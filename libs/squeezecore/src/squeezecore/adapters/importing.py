@@ -8,6 +8,7 @@ overlap, come in any order, or be split anywhere. docs/data-quality.md lists wha
 from __future__ import annotations
 
 import datetime as dt
+import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from squeezecore.adapters.scratch import scratch as scratch_folder
 from squeezecore.adapters.series import funding_of, open_interest_of
 from squeezecore.adapters.splicing import Span, gaps_between, pick, spans_of_bars, splice, subtract, unite
 from squeezecore.adapters.store import TS_MAX, ImportRecord, Store
-from squeezecore.errors import UsageError
+from squeezecore.errors import SqueezeError, UsageError
 from squeezecore.market import DAY_S, Bars, Gap, IdKind, Instrument, Trades, concat
 from squeezecore.spec import AssetConfig, day_start_s
 from squeezecore.venues import venue
@@ -277,7 +278,15 @@ class _Run:
     def trades(self, source: Source) -> None:
         """Import one file of trades, or refuse it whole."""
         with scratch_folder(self.scratch) as folder:
-            self._guarded(source, lambda base: self._trades(source, base, folder))
+            try:
+                self._guarded(source, lambda base: self._trades(source, base, folder))
+            except OSError as error:
+                if error.errno not in {None, errno.ENOSPC, errno.EDQUOT}:  # a short write has no number
+                    raise
+                raise SqueezeError(
+                    f"disk of {folder.parent} was full while {source.path} was read ({error}), nothing of this file was "
+                    "imported: free some space and repeat"
+                ) from error
 
     def series(self, source: Source) -> None:
         """Import one file of funding or open interest, or refuse it whole."""

@@ -95,6 +95,7 @@ def put_assets(store: Store, path: Path) -> dict[str, AssetConfig]:
 
 
 WORLDS = ("squeeze", "noise")
+DAY_MAX = dt.date(2105, 12, 31)  # the last whole year of the store's clock
 
 
 class SimulateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,6 +142,8 @@ def simulate(store: Store, request: SimulateRequest, report: Report = silent) ->
         )
     except msgspec.ValidationError as error:
         raise UsageError(refusal(error, {**msgspec.structs.asdict(request), "kind": request.world})) from error
+    if world.start + dt.timedelta(world.days - 1) > DAY_MAX:
+        raise UsageError(f"days were {world.days} from {world.start}, the store ends with {DAY_MAX}: make fewer")
     _refuse_mixing(store, world)
     known = assets(store)
     rows = bars = done = 0
@@ -196,6 +199,8 @@ def coverage(store: Store, name: str | None = None) -> CoverageReport:
     """Say what the store holds, of one instrument or asset or of all."""
     everything = tuple(store.coverage()), tuple(store.asset_coverage())
     names = {line.name for part in everything for line in part}
+    if name is not None and name.upper() in names:  # an asset may be written small
+        name = name.upper()
     if name is not None and name not in names:
         raise UsageError(
             f"name was {name!r}, the store holds nothing of it: {nearest(name, names) if names else 'import or simulate first'}"
@@ -356,7 +361,7 @@ def export(store: Store, request: ExportRequest, report: Report = silent) -> Exp
     if request.every != "1s" and request.what == "rows":
         raise UsageError(f"every was {request.every}, rows are seconds: leave it out, or export bars")
     if request.out.suffix not in (".parquet", ".csv"):
-        raise UsageError(f"file was {request.out.name}, its name must end in .parquet or .csv")
+        raise UsageError(f"file was {request.out}, its name must end in .parquet or .csv")
     if request.end_s <= request.start_s:
         raise UsageError(f"range was {utc(request.start_s)} to {utc(request.end_s)}, it must not be empty")
     instrument = instrument_for(store, request.what, request.name)
