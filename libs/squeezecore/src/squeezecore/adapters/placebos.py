@@ -18,7 +18,7 @@ import datetime as dt
 import functools
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -180,10 +180,7 @@ class _Work:
         try:
             for asset in spec.assets:
                 for first_s, last_s in _spans(spec):
-                    columns = store.read_row_columns(asset, first_s, last_s, COLUMNS)
-                    for name, column in columns.items():
-                        with (folder / f"{asset}.{name}").open("ab") as file:
-                            file.write(column.tobytes())
+                    append_rows(folder, asset, store.read_row_columns(asset, first_s, last_s, COLUMNS))
                     done += 1
                     self._report(Progress("placebo: read rows", done, total, "asset-days"))
             for day in spec.days():
@@ -293,6 +290,13 @@ class _Work:
                 f"{trades}: they have changed since; run the backtest again and measure that run"
             )
         self._checked = True
+
+
+def append_rows(folder: Path, asset: str, columns: Mapping[str, NDArray[np.int64]]) -> None:
+    """Write the next rows of an asset to its files, one a column."""
+    for name in COLUMNS:
+        with (folder / f"{asset}.{name}").open("ab") as file:
+            file.write(columns[name].tobytes())
 
 
 def _spans(spec: BacktestSpec) -> Iterator[tuple[int, int]]:
