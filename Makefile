@@ -6,7 +6,7 @@ READY := .venv/.ready
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv web demo test check format bench lock clean
+.PHONY: help venv web demo picture test check format bench lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,14 +26,23 @@ $(READY): requirements.lock pyproject.toml $(wildcard libs/*/pyproject.toml)
 
 # The front end has its own tools and needs nothing of Python; without it everything works but the page.
 WEB := libs/squeezeview/web
+PAGE := libs/squeezeview/src/squeezeview/assets/report.js
 
-web: ## Check and build the report page's front end (needs node and npm)
+web: $(PAGE) ## Check and build the report page's front end (needs node and npm)
+
+$(PAGE): $(shell find $(WEB)/src -type f) $(wildcard $(WEB)/*.json $(WEB)/*.mjs $(WEB)/*.js)
 	@for tool in node npm; do command -v $$tool >/dev/null || { echo "$$tool is missing: install Node.js 18.18 or newer with npm (Debian: apt install nodejs npm)"; exit 1; }; done
 	cd $(WEB) && npm $$(test -f package-lock.json && echo ci || echo install) --silent && npm run --silent types && npm run --silent lint && npm run --silent build
-	@echo "built: libs/squeezeview/src/squeezeview/assets"
+	@touch $(PAGE)
+	@echo "built: $(dir $(PAGE))"
 
-demo: $(READY) ## The main job on real recorded data, then a simulated market: flow, backtest, one trade explained
+demo: $(READY) ## The main job on real recorded data, then a simulated market: flow, backtest, one trade explained, the report page
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web; else echo "npm is missing, so the page at the end is left out (Debian: apt install nodejs npm)"; fi
 	@bash scripts/demo.sh
+
+picture: $(READY) $(PAGE) ## Take the README's picture of the demo's report page (needs Chromium)
+	@test -f build/demo/report.html || { echo "there is no page yet: make demo first"; exit 1; }
+	$(BIN)/python scripts/picture.py build/demo/report.html docs/pictures/report.png
 
 check: $(READY) ## Lint, format, types, and who may import whom
 	$(BIN)/ruff check .
@@ -45,10 +54,10 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) ## Every test but the slow ones (JOBS=2 processes)
+test: $(READY) $(PAGE) ## Every test but the slow ones (JOBS=2 processes)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
 
-bench: $(READY) ## Measure, print a table, write build/bench.json
+bench: $(READY) $(PAGE) ## Measure, print a table, write build/bench.json
 	$(BIN)/python -m tests.bench
 
 lock: ## Resolve the dependencies anew into requirements.lock (needs uv)
