@@ -177,7 +177,9 @@ def _explained(error: Exception, database: str) -> StoreError:
         )
     if "Max retries exceeded" in text or "Failed to establish" in text:
         why = re.findall(r"\[Errno -?\d+\] [^\"')]+|timed out", text)
+        at = re.search(r"host='([^']*)', port=(\d+)", text)
+        where = f"{at[1]}:{at[2]}" if at else f"of store {database}"
         return StoreError(
-            f"server of store {database} cannot be reached ({why[-1] if why else text}): start it, or mend its address"
+            f"server {where} cannot be reached ({why[-1] if why else text}): start it, or mend its address"
         )
     return StoreError(f"store {database} answered: {text}")
