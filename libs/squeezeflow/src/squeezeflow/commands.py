@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from squeezecore.errors import UsageError
+from squeezecore.errors import SqueezeError, UsageError
 from squeezeflow import results, show
 from squeezeflow.main import Settings, app
 
@@ -374,6 +374,22 @@ def runs(context: typer.Context, as_json: Json = False) -> None:
     with _store(context) as store:
         answer = runner.runs(store)
     show.answer(answer, as_json, results.runs)
+
+
+@app.command("trials")
+def trials_(
+    context: typer.Context,
+    verify: Annotated[bool, typer.Option("--verify", help="Check that no trial was changed or taken out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List what was tried: every finished run is a trial that a result must be measured against."""
+    from squeezecore.adapters import trials  # noqa: PLC0415
+
+    with _store(context) as store:
+        answer = trials.overview(store, trials.TrialsRequest(verify=verify))
+    show.answer(answer, as_json, results.trials)
+    if answer.faults:
+        raise SqueezeError(f"faults in the trials were {len(answer.faults)}, there must be none: see above for each")
 
 
 @app.command()

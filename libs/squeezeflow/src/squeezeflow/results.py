@@ -59,6 +59,25 @@ def runs(lines: Any) -> None:
     out.print(made)
 
 
+def trials(report: Any) -> None:
+    """List trials, and what is wrong with them."""
+    made = table("Trials", "run", "assets", "range", "return", "Sharpe", "trades", "hash",
+                 right=("return", "Sharpe", "trades"))  # fmt: skip
+    for line in report.trials:
+        made.add_row(
+            line.run_id[:12], ", ".join(line.assets), f"{line.first_day} to {line.last_day}", _percent(line.total_return),
+            "" if line.sharpe is None else f"{line.sharpe:.2f}", str(line.trades), line.hash[:16],
+        )  # fmt: skip
+    out.print(made)
+    if report.runs_without:
+        out.print(f"{report.runs_without} finished runs are of versions that counted no trials")
+    if report.verified:
+        out.print(f"verified: links {report.links}, chains {report.chains}, faults {len(report.faults)}")
+    for fault in report.faults:
+        where = f"link {fault.sequence} of chain {fault.writer}, " if fault.writer else ""
+        out.print(f"{where}run {fault.run_id[:12]}: {fault.what}")
+
+
 def trade(report: Any) -> None:
     """Tell one trade: what came of it, why it was taken, why it was left."""
     t, price, qty = report.trade, 10**report.price_decimals, 10**report.qty_decimals

@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -50,6 +50,12 @@ class TrialLine(msgspec.Struct, frozen=True, kw_only=True):
     trades: int
 
 
+class TrialsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was tried; and whether the chains hold, if that is asked."""
+
+    verify: bool = False
+
+
 class TrialsReport(msgspec.Struct, frozen=True, kw_only=True):
     """What was tried, and whether the chains hold."""
 
@@ -57,6 +63,7 @@ class TrialsReport(msgspec.Struct, frozen=True, kw_only=True):
     chains: int
     heads: tuple[str, ...]  # hashes that no link names yet
     runs_without: int  # finished runs of versions that wrote no trials
+    verified: bool  # whether faults were looked for
     faults: tuple[TrialFault, ...]
     trials: tuple[TrialLine, ...]  # one a run, the newest first
 
@@ -152,31 +159,45 @@ def _sealed(trial: Trial) -> Trial:
 # --- verifying ---
 
 
-def verify(store: Store) -> TrialsReport:
-    """Read every link, and say what is not as it was written. Takes memory for all of them, some 10 kB for a year's."""
+def overview(store: Store, request: TrialsRequest) -> TrialsReport:
+    """List what was tried; with `verify` read every link, and say what is not as it was written.
+
+    Takes memory for all links, some 10 kB for a year's.
+    """
     links = store.trials()
     runs = [run for run in store.runs() if run.state == "done"]
+    there = {link.hash: link for link in links}
+    named = {name for link in links for name in (link.previous, *link.seen)}
+    faults = _faults(links, there, runs) if request.verify else []
+    return TrialsReport(
+        links=len(links),
+        chains=len({link.writer for link in links}),
+        heads=tuple(sorted(there.keys() - named)),
+        runs_without=sum("trial" not in run.summary for run in runs),
+        verified=request.verify,
+        faults=tuple(sorted(faults, key=lambda fault: (fault.writer, fault.sequence, fault.run_id, fault.what))),
+        trials=tuple(_line(trial) for trial in reversed(newest(links))),
+    )
+
+
+def verify(store: Store) -> TrialsReport:
+    """Say what is not as it was written."""
+    return overview(store, TrialsRequest(verify=True))
+
+
+def _faults(links: Sequence[Trial], there: Mapping[str, Trial], runs: Sequence[BacktestRun]) -> list[TrialFault]:
+    """Check each chain within, what chains name of each other, and what runs name."""
     by_writer: dict[str, list[Trial]] = defaultdict(list)
     for link in links:
         by_writer[link.writer].append(link)
-    there = {link.hash: link for link in links}
-    faults = [fault for chain in by_writer.values() for fault in _faults_of_chain(chain)]
-    faults += [
+    within = [fault for chain in by_writer.values() for fault in _faults_of_chain(chain)]
+    between = [
         _fault(link, f"it names {name[:12]}, which is not there any more: a link was taken out")
         for link in links
         for name in link.seen
         if name not in there
     ]
-    faults += [fault for run in runs for fault in _faults_of_run(run, there)]
-    named = {name for link in links for name in (link.previous, *link.seen)}
-    return TrialsReport(
-        links=len(links),
-        chains=len(by_writer),
-        heads=tuple(sorted(there.keys() - named)),
-        runs_without=sum("trial" not in run.summary for run in runs),
-        faults=tuple(sorted(faults, key=lambda fault: (fault.writer, fault.sequence, fault.run_id, fault.what))),
-        trials=tuple(_line(trial) for trial in reversed(newest(links))),
-    )
+    return [*within, *between, *(fault for run in runs for fault in _faults_of_run(run, there))]
 
 
 def _faults_of_chain(chain: Sequence[Trial]) -> list[TrialFault]:
@@ -203,7 +224,7 @@ def _faults_of_chain(chain: Sequence[Trial]) -> list[TrialFault]:
     return faults
 
 
-def _faults_of_run(run: BacktestRun, there: dict[str, Trial]) -> list[TrialFault]:
+def _faults_of_run(run: BacktestRun, there: Mapping[str, Trial]) -> list[TrialFault]:
     """Check the trial that a run's receipt names."""
     name = run.summary.get("trial")
     if name is None:
