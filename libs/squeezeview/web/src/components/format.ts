@@ -69,7 +69,7 @@ export function withUnit(value: number | null, unit: string, signed = false): st
   if (value === null || !Number.isFinite(value)) return NONE;
   switch (unit) {
     case "share":
-      return percent(value, 2, signed);
+      return percent(value, Math.abs(value) < 10 ? 2 : 0, signed);
     case "usd":
       return usd(value, signed);
     case "seconds":

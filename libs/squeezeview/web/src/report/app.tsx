@@ -60,7 +60,7 @@ export function App({ page, first, readSeconds }: Props): JSX.Element {
       </a>
       <header class="title">
         <h1>{page.title}</h1>
-        {!several && <Span run={run} />}
+        {!several && <Span run={run} brief={page.title.includes(day(run.start_s))} />}
         <nav aria-label="Sections">
           {several && <a href="#compare">Side by side</a>}
           {SECTIONS.map(([id, name]) => (
@@ -100,10 +100,11 @@ export function App({ page, first, readSeconds }: Props): JSX.Element {
   );
 }
 
-function Span({ run }: { run: RunPage }): JSX.Element {
+function Span({ run, brief = false }: { run: RunPage; brief?: boolean }): JSX.Element {
   return (
     <span class="span">
-      <code>{run.run_id.slice(0, 16)}</code> {run.assets.join(", ")} · {day(run.start_s)} to {day(run.end_s - 1)} UTC
+      <code>{run.run_id.slice(0, 12)}</code>{" "}
+      {brief ? "UTC" : `${run.assets.join(", ")} · ${day(run.start_s)} to ${day(run.end_s - 1)} UTC`}
     </span>
   );
 }

@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { clock, compact, duration, moment, number, percent, usd } from "../components/format";
+import { clock, compact, day, duration, moment, number, percent, usd } from "../components/format";
 import { Meter } from "../components/plots";
 import type { TradeLine, Why } from "./document";
 
@@ -75,6 +75,11 @@ export function TradePanel({ trade, decimals, onStep, onClose }: Props): JSX.Ele
   );
 }
 
+/** The day only where it is another one. */
+function knownAt(ts: number, decided: number): string {
+  return day(ts) === day(decided) ? clock(ts) : moment(ts);
+}
+
 function Unknown({ head, text }: { head: string; text?: string }): JSX.Element {
   return (
     <section>
@@ -126,11 +131,11 @@ export function WhyView({ why, head }: { why: Why; head: string }): JSX.Element 
           <thead>
             <tr>
               <th scope="col" class="left">
-                Input
+                Input <small>known at, UTC</small>
               </th>
-              <th scope="col">Value</th>
-              <th scope="col">Held against</th>
-              <th scope="col">Known at, UTC</th>
+              <th scope="col" class="left">
+                Value <small>held against</small>
+              </th>
             </tr>
           </thead>
           <tbody>
@@ -140,10 +145,12 @@ export function WhyView({ why, head }: { why: Why; head: string }): JSX.Element 
                   <span class="mark" aria-hidden="true" />
                   {input.met !== null && <span class="hidden">{input.met ? "met: " : "not met: "}</span>}
                   {input.label}
+                  <small>{knownAt(input.known_at ?? why.ts, why.ts)}</small>
                 </th>
-                <td>{input.text}</td>
-                <td>{input.threshold || "–"}</td>
-                <td>{input.known_at === null ? clock(why.ts) : clock(input.known_at)}</td>
+                <td class="left">
+                  {input.text}
+                  {input.threshold && <small>{input.threshold}</small>}
+                </td>
               </tr>
             ))}
           </tbody>
