@@ -46,7 +46,7 @@ def figures(stage: Stage) -> list[Figure]:
     timing = timed(lambda: _from_store(stage.store, spec, asset_instruments, funding), RUNS)
     whole = at_most(
         "map and fold from ClickHouse", timing, "ms/day", 60.0, 1e3 / DAYS,
-        f"one process, {DAYS} days read from rows_1s FINAL day by day, warm-up too; nothing kept",
+        f"one process, {DAYS} days and the warm-up read once from rows_1s FINAL, day by day; nothing kept",
     )  # fmt: skip
     stage.tell("the runner with one job")
     reading = timed(lambda: _read(stage.store, spec), RUNS)
