@@ -116,7 +116,7 @@ def test_seconds_around_trades_are_the_rows_of_the_store(market: Market, run: Ru
             assert shown.issuperset(there)
 
 
-def test_all_but_the_largest_trades_are_shown_at_every_fifth_second(
+def test_all_but_the_largest_trades_are_shown_in_steps_of_five_seconds(
     market: Market, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(charting, "CLOSE_TRADES", 1)
@@ -126,12 +126,24 @@ def test_all_but_the_largest_trades_are_shown_at_every_fifth_second(
     made = charting.make_charts(store, kept, trades, store.decisions(run_id), silent)
     (largest,) = charting.close_up(trades)
     assert abs(trades[largest - 1].pnl_usd_e8) == max(abs(trade.pnl_usd_e8) for trade in trades)
-    wanted: set[int] = set()
+    close: set[int] = set()
+    steps: set[int] = set()
     for number, trade in enumerate(trades, 1):
         for at in (trade.entry_ts, trade.exit_ts):
-            wanted |= set(range(at - 300, at + 301, 1 if number == largest else 5))
+            around = range(at - 300, at + 301)
+            (close if number == largest else steps).update(
+                around if number == largest else (t // 5 * 5 for t in around)
+            )
+    steps -= {ts // 5 * 5 for ts in close}  # where both lie, the seconds stand
     end = START + 3 * DAY_S
-    assert unpack(made.series[0].seconds)["ts"].tolist() == sorted(ts for ts in wanted if START <= ts < end)
+    shown = unpack(made.series[0].seconds)
+    assert shown["ts"].tolist() == sorted(ts for ts in close | steps if START <= ts < end)
+    rows = store.read_rows("BTC", START, end)
+    scale = 10 ** store.instruments()[trades[0].instrument].price_decimals
+    (high,) = (column.scale for column in made.series[0].seconds.columns if column.name == "high")
+    for ts in sorted(ts for ts in steps if START <= ts < end)[::97]:
+        five = rows.high[ts - START : ts - START + 5]
+        assert shown["high"][shown["ts"].tolist().index(ts)] * scale == int(five.max()) * high
 
 
 def test_minutes_are_their_seconds(market: Market, run: RunPage) -> None:

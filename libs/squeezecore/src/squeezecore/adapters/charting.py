@@ -31,7 +31,7 @@ from squeezecore.trading import USD_E8, Decision
 
 Ints = NDArray[np.int64]
 
-PART, VERSION = "charts", 1  # of `run_parts`; another version is made anew
+PART, VERSION = "charts", 2  # of `run_parts`; another version is made anew
 AROUND_S = 300  # either side of an entry and an exit
 CLOSE_TRADES = 200  # of largest |pnl|, shown at one second
 COARSE_S = 5  # the others
@@ -173,9 +173,8 @@ class _Asset:
             return
         self._explain(rows)
         columns = self._columns(rows, features)
-        self._minutes.append(_minutes(columns))
-        keep = self._detail(rows.ts)
-        self._seconds.append({name: column[keep] for name, column in columns.items()})
+        self._minutes.append(_folded(columns, 60))
+        self._seconds.append(self._detail(columns))
         self._add_spans(features)
         for number, trade in self._trades:
             first, end = np.searchsorted(rows.ts, (trade.entry_ts, trade.exit_ts))
@@ -200,17 +199,21 @@ class _Asset:
             "quality": rows.quality_ppm,
         }  # fmt: skip
 
-    def _detail(self, ts: Ints) -> NDArray[np.bool_]:
-        """Mark the seconds around entries and exits that the page keeps."""
-        keep = np.zeros(len(ts), np.bool_)
+    def _detail(self, columns: Mapping[str, Ints]) -> dict[str, Ints]:
+        """Keep the seconds around entries and exits, those of the smaller trades folded by five."""
+        ts = columns["ts"]
+        close, coarse = np.zeros(len(ts), np.bool_), np.zeros(len(ts), np.bool_)
         for number, trade in self._trades:
             for at in (trade.entry_ts, trade.exit_ts):
-                first, end = np.searchsorted(ts, (at - AROUND_S, at + AROUND_S + 1))
-                if number in self._close_up:
-                    keep[first:end] = True
-                else:
-                    keep[first:end] |= ((ts[first:end] - at) % COARSE_S) == 0
-        return keep
+                near = number in self._close_up
+                around = (at - AROUND_S, at + AROUND_S + 1) if near else _outwards(at, AROUND_S, COARSE_S)
+                first, end = np.searchsorted(ts, around)
+                (close if near else coarse)[first:end] = True
+        coarse &= ~np.isin(ts // COARSE_S, ts[close] // COARSE_S)  # where both lie, the seconds stand
+        single = {name: column[close] for name, column in columns.items()}
+        folded = _folded({name: column[coarse] for name, column in columns.items()}, COARSE_S)
+        order = np.argsort(np.concatenate((single["ts"], folded["ts"])), kind="stable")
+        return {name: np.concatenate((single[name], folded[name]))[order] for name in columns}
 
     def _explain(self, rows: Rows) -> None:
         """Scan a day on, and explain its decided seconds on the way."""
@@ -295,13 +298,20 @@ class _Asset:
         )  # fmt: skip
 
 
-def _minutes(columns: Mapping[str, Ints]) -> dict[str, Ints]:
-    """Fold seconds into the minutes they lie in: extremes of prices, what stood at the close, the mean of quality."""
-    minute = columns["ts"] // 60
-    starts = np.concatenate((np.zeros(1, np.int64), np.flatnonzero(np.diff(minute)) + 1))
-    ends = np.append(starts[1:], len(minute)) - 1
+def _outwards(at: int, around: int, step: int) -> tuple[int, int]:
+    """Return the span around a second, to whole steps."""
+    return (at - around) // step * step, (at + around) // step * step + step
+
+
+def _folded(columns: Mapping[str, Ints], step: int) -> dict[str, Ints]:
+    """Fold seconds into the steps they lie in: extremes of prices, what stood at the close, the mean of quality."""
+    if not len(columns["ts"]):
+        return dict(columns)
+    place = columns["ts"] // step
+    starts = np.concatenate((np.zeros(1, np.int64), np.flatnonzero(np.diff(place)) + 1))
+    ends = np.append(starts[1:], len(place)) - 1
     made = {name: column[ends] for name, column in columns.items()}
-    made["ts"] = minute[starts] * 60
+    made["ts"] = place[starts] * step
     made["open"] = columns["open"][starts]
     made["high"] = np.maximum.reduceat(columns["high"], starts)
     made["low"] = np.minimum.reduceat(columns["low"], starts)
