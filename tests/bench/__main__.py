@@ -39,7 +39,10 @@ def main() -> int:
     speed = calibrate()
     screen.print(f"calibration loop {speed * 1e3:.1f} ms, reference {REFERENCE_S[1] * 1e3:.1f} ms")
     found: list[Figure] = []
-    with tempfile.TemporaryDirectory(prefix="squeezeflow-bench-") as folder, screen.status("beginning") as status:
+    with (
+        tempfile.TemporaryDirectory(prefix="squeezeflow-bench-") as folder,
+        screen.status("beginning", refresh_per_second=1) as status,
+    ):
         home = Path(folder) / "home"
         try:
             with embedded.open_store(home, grace_s=5.0) as store:

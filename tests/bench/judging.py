@@ -111,7 +111,7 @@ def _luck(stage: Stage) -> list[Figure]:
     runs = PLACEBO_RUNS_QUICK if stage.quick else PLACEBO_RUNS
     stage.tell(f"{runs} placebo runs over a month")
     alone = _scans_and_folds()
-    run = explaining.find_run(stage.store, "last")
+    run = explaining.find_run(stage.store, run_command(backtest_of(stage, MONTH_DAYS))["run_id"])
     begun = time.perf_counter()
     placebos.measure(stage.store, run, runs=runs, entries=0, jobs=CORES, scratch=stage.home / "bench-scratch")
     took = time.perf_counter() - begun

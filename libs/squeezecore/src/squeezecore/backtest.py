@@ -183,8 +183,12 @@ def hash_hours(rows: Rows) -> dict[int, bytes]:
     first, last = int(ts[0]) // HOUR_S, int(ts[-1]) // HOUR_S
     borders = np.searchsorted(ts, np.arange(first, last + 2) * HOUR_S)
     row = np.zeros(len(ts), np.uint64)
-    for column, odd in zip(rows, _ODD, strict=True):
-        _weigh(np.ascontiguousarray(column, np.int64).view(np.uint64), odd, row)
+    words = [np.ascontiguousarray(column, np.int64).view(np.uint64) for column in rows]
+    for k in range(0, len(words) - 3, 4):  # four at a time: the row's words are gone through a fifth as often
+        a, b, c, d = words[k : k + 4]
+        _weigh_four(a, b, c, d, _ODD[k], _ODD[k + 1], _ODD[k + 2], _ODD[k + 3], row)
+    for k in range(len(words) // 4 * 4, len(words)):
+        _weigh(words[k], _ODD[k], row)
     return {
         first + n: hash_words(row[start:end])
         for n, (start, end) in enumerate(itertools.pairwise(borders.tolist()))
@@ -202,6 +206,13 @@ _ODD = np.array(  # one odd multiplier a column; values of one row cancel out on
     [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") | 1 for name in Rows._fields],
     np.uint64,
 )
+
+
+@_njit
+def _weigh_four(a: Any, b: Any, c: Any, d: Any, odd_a: Any, odd_b: Any, odd_c: Any, odd_d: Any, row: Any) -> None:
+    """Add four columns to the hash words of their rows."""
+    for i in range(len(row)):
+        row[i] += a[i] * odd_a + b[i] * odd_b + c[i] * odd_c + d[i] * odd_d
 
 
 @_njit
