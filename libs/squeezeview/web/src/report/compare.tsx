@@ -10,7 +10,7 @@ import type { Columns } from "../components/packs";
 import type { Comparison, Difference, Figure, RunPage } from "./document";
 import { registry } from "./hooks";
 import { overlaid, overlaidSpec, StillSource } from "./market";
-import { show } from "./verdict";
+import { Reach, show } from "./verdict";
 
 interface Props {
   runs: RunPage[];
@@ -93,8 +93,6 @@ export function Compare({ runs, equities, comparison, small }: Props): JSX.Eleme
   );
 }
 
-const hasReach = (figure: Figure): boolean => figure.low !== null && figure.high !== null;
-
 function RunHeads({ runs, first }: { runs: RunPage[]; first: string }): JSX.Element {
   return (
     <thead>
@@ -159,11 +157,7 @@ function SideBySide({ runs }: { runs: RunPage[] }): JSX.Element {
                     return (
                       <td key={run.run_id}>
                         {figure ? show(figure) : "–"}
-                        {figure && hasReach(figure) && (
-                          <small>
-                            {show(figure, figure.low)} to {show(figure, figure.high)}
-                          </small>
-                        )}
+                        {figure && <Reach figure={figure} />}
                       </td>
                     );
                   })}

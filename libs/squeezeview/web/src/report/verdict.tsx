@@ -92,11 +92,7 @@ export function Figures({ groups }: { groups: FigureGroup[] }): JSX.Element {
                 </th>
                 <td>
                   {show(figure)}
-                  {figure.low !== null && figure.high !== null && (
-                    <small>
-                      {show(figure, figure.low)} to {show(figure, figure.high)}
-                    </small>
-                  )}
+                  <Reach figure={figure} />
                 </td>
               </tr>
             ))}
@@ -104,5 +100,15 @@ export function Figures({ groups }: { groups: FigureGroup[] }): JSX.Element {
         </table>
       ))}
     </div>
+  );
+}
+
+/** A figure's interval in words, where it has one. */
+export function Reach({ figure }: { figure: Figure }): JSX.Element | null {
+  if (figure.low === null || figure.high === null) return null;
+  return (
+    <small>
+      {show(figure, figure.low)} to {show(figure, figure.high)}
+    </small>
   );
 }
