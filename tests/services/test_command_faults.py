@@ -228,8 +228,15 @@ def test_a_start_without_warm_up_is_said_and_does_not_trade(market: Market) -> N
 
 @contextlib.contextmanager
 def _small_files(_folder: Path) -> Iterator[dict[str, object]]:
-    """Let the command write no file longer than 2 kB: it meets the same refusal, without root."""
-    yield {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))}
+    """Let the command write no file longer than 2 kB: it meets the same refusal, without root.
+
+    Python before 3.14 keeps a compiled module of which only the first bytes could be written (its write checks no
+    count), so a module first imported here would be broken for every later command: this one must not write any.
+    """
+    yield {
+        "preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)),
+        "extra": {"PYTHONDONTWRITEBYTECODE": "1"},
+    }
 
 
 @contextlib.contextmanager
@@ -281,6 +288,14 @@ def test_a_disk_that_fills_while_a_file_is_read_is_said(market: Market, tmp_path
         refused(market.say("import", path, **options), 1, path, "nothing of this file was imported", "free some space")
     assert market.ask("data", "--name", PERP)["instruments"] == before["instruments"]
     assert list((market.home / "run" / "scratch").iterdir()) == []
+
+
+def test_a_module_that_a_full_disk_cut_short_is_said(market: Market, tmp_path: Path) -> None:
+    extra = {"PYTHONPYCACHEPREFIX": str(tmp_path)}
+    assert market.say("data", extra=extra).code == 0
+    (compiled,) = tmp_path.rglob("squeezecore/adapters/operations.*.pyc")
+    compiled.write_bytes(compiled.read_bytes()[:2048])
+    refused(market.say("data", extra=extra), 1, "cut short", "delete", tmp_path)
 
 
 def test_a_server_that_is_not_there_is_said(market: Market) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,14 +36,15 @@ class Market(NamedTuple):
     home: Path
     store: Store
 
-    def start(self, *words: object, **options: Any) -> "subprocess.Popen[str]":
-        """Start the command in a session of its own, as a terminal does."""
+    def start(self, *words: object, extra: Mapping[str, str] | None = None, **options: Any) -> "subprocess.Popen[str]":
+        """Start the command in a session of its own, as a terminal does; `extra` adds to its environment."""
+        person = {name: value for name, value in os.environ.items() if name not in NOT_A_PERSONS}  # noqa: TID251
         return subprocess.Popen(
             [COMMAND, "--home", self.home, *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={name: value for name, value in os.environ.items() if name not in NOT_A_PERSONS},  # noqa: TID251
+            env=person | dict(extra or {}),
             start_new_session=True,
             **options,
         )

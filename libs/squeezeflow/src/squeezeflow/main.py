@@ -77,8 +77,14 @@ def main() -> None:
     except SqueezeError as error:
         _say(str(error))
         code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as stopped:
         code = STOPPED
+        if isinstance(stopped.__cause__, EOFError):  # click takes it for a closed terminal; we never read from one
+            _say(_cut_short(stopped.__cause__))
+            code = 1
+    except EOFError as error:
+        _say(_cut_short(error))
+        code = 1
     except OSError as error:
         _say(f"the system refused: {error}")
         code = 1
@@ -94,6 +100,15 @@ def main() -> None:
     # LLVM takes 0.15 s to tear itself down; after the exit handlers (sockets, temporary files) nothing is left to do.
     atexit._run_exitfuncs()  # noqa: SLF001 - there is no public word for it
     os._exit(code if isinstance(code, int) else 0)
+
+
+def _cut_short(error: EOFError) -> str:
+    """Explain the one end of file that we can meet: Python keeps a compiled module that a full disk cut short."""
+    cache = sys.pycache_prefix or str(Path(__file__).parents[1])
+    return (
+        f"a compiled module of Python is cut short ({error}), as a full disk leaves it: "
+        f"delete the __pycache__ folders below {cache} (they are made again) and run the same command again"
+    )
 
 
 def _say(text: str) -> None:
