@@ -13,14 +13,16 @@ help: ## Show this list
 
 venv: $(READY) ## Make .venv with everything, and the command in .venv/bin/squeezeflow
 
-$(READY): requirements.lock pyproject.toml $(wildcard libs/*/pyproject.toml)
+MEMBERS := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml))
+
+$(READY): requirements.lock pyproject.toml $(MEMBERS:=/pyproject.toml)
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11 or newer (Debian: apt install python3 python3-venv)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python was $$($(PYTHON) -V), the least is 3.11: name another with make PYTHON=python3.12 venv"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
 	@grep -qm1 avx2 /proc/cpuinfo 2>/dev/null || echo "note: no AVX2 seen; the embedded ClickHouse needs it (an external server does not)"
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e libs/squeezecore -e libs/squeezeflow -e libs/squeezeview
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps $(MEMBERS:%=-e %)
 	@touch $(READY)
 	@echo "ready: $(BIN)/squeezeflow --help"
 
@@ -62,8 +64,8 @@ bench: $(READY) $(PAGE) ## Measure, print a table, write build/bench.json
 
 lock: ## Resolve the dependencies anew into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --upgrade \
-	    --group dev --extra embedded --no-emit-package squeezecore --no-emit-package squeezeflow --no-emit-package squeezeview \
-	    libs/squeezecore/pyproject.toml libs/squeezeflow/pyproject.toml libs/squeezeview/pyproject.toml -o requirements.lock
+	    --group dev --extra embedded --extra service --extra up $(foreach member,$(MEMBERS),--no-emit-package $(subst squeeze-squeeze,squeeze,squeeze-$(notdir $(member)))) \
+	    $(MEMBERS:=/pyproject.toml) -o requirements.lock
 
 clean: ## Remove what was built, the virtual environment included
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis $(WEB)/node_modules libs/squeezeview/src/squeezeview/assets

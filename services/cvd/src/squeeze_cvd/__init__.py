@@ -1,0 +1,1 @@
+"""Trades to bars to rows: closes seconds, persists and publishes them."""

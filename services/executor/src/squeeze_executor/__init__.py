@@ -1,0 +1,1 @@
+"""Intents to fills: risk, the venue, the ledger, the kill switch."""

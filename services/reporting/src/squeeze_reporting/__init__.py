@@ -1,0 +1,1 @@
+"""The HTTP API: what happened, what stands, and backtests by request."""
