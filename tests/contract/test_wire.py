@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from squeezecore import wire
 from squeezecore.errors import ParseError, UsageError
 from squeezecore.market import Rows, Side, Trades, Watermark, concat, dtypes, empty
+from squeezecore.risk import Holding, Pending, TradingState
 from squeezecore.spec import AssetConfig, MarketConfig
 from squeezecore.trading import Decision, Direction, Fill, Liquidity, Order, OrderState, OrderUpdate, Parts, Signal
 
 GOLDEN = Path(__file__).with_name("wire.json")
 TS = 1_767_225_600
 PERP = "binance:BTC-USDT-PERP"
+STANDING = wire.Standing(equity_usd_e8=1, day_open_usd_e8=1, week_open_usd_e8=1, peak_usd_e8=1)
+CLOCK = wire.Clock(account="paper", settled_ts=1, standing=STANDING)
 
 
 def block(kind, count, seed=1):
@@ -41,6 +44,11 @@ def samples():
     decision = Decision(
         asset="BTC", ts=TS, kind="entry", direction=Direction.BEARISH, score_milli=4200, phase="RESET_A", reset_low=1,
         reset_high=2, parts=Parts(absorption=250), blocked_by=("quality",), inputs={"z_spot_300": -0.5}, order_id="sf-1",
+    )  # fmt: skip
+    standing = wire.Standing(
+        equity_usd_e8=10, day_open_usd_e8=11, week_open_usd_e8=12, peak_usd_e8=13, gross_usd_e8=4,
+        holdings=(Holding(asset="BTC", instrument=PERP, qty=-5),), open_orders=(Pending(order, 3),), sent_ts=(TS - 1, TS),
+        clusters=(("BTC", "ETH"),), state=TradingState.REDUCING, kill_switch=True,
     )  # fmt: skip
     return [
         wire.TradeBatch("binance", "spot-trade", TS * 10**9, ("binance:BTC-USDT",), (prints,)),
@@ -66,13 +74,17 @@ def samples():
         ),
         wire.MarkFact(venue="binance", feed="linear", instrument=PERP, known_at=TS, mark=60_000_001),
         wire.RowBatch(TS, ("BTC", "ETH"), rows),
+        wire.RepairBatch(TS, ("BTC", "ETH"), rows),
         wire.AssetChange(asset="BTC", from_ts=TS, config=config),
         wire.AssetChange(asset="BTC", from_ts=TS, config=None),
         Signal(asset="BTC", ts=TS, direction=Direction.BULLISH, score_milli=4100, reasons=("reset",), params_hash="ab"),
         order,
         OrderUpdate(order_id="sf-1", ts=TS, state=OrderState.DENIED, reason="leverage", limit="5", value="7"),
         wire.Lead(account="paper", holder="pod-1", previous_seq=3),
-        wire.Clock(account="paper", settled_ts=TS),
+        wire.Clock(account="paper", settled_ts=TS, standing=standing),
+        wire.Decided(account="paper", ts=TS, kill_switch=True, state=TradingState.HALTED),
+        wire.Sending(account="paper", order=order, lead_seq=7),
+        wire.Payment(account="paper", instrument=PERP, ts=TS, received_usd_e8=-12),
         fill,
         decision,
     ]
@@ -145,12 +157,12 @@ def test_a_subject_nobody_uses_is_refused(name):
 
 def test_a_message_on_a_foreign_subject_is_refused():
     with pytest.raises(ParseError, match=r"belongs on trade\.v1\.clock\.paper"):
-        wire.decode("trade.v1.clock.live", wire.encode(wire.Clock(account="paper", settled_ts=1)))
+        wire.decode("trade.v1.clock.live", wire.encode(CLOCK))
 
 
 def test_a_token_with_a_dot_is_refused():
     with pytest.raises(UsageError, match="subject token"):
-        wire.subject(wire.Clock(account="a.b", settled_ts=1))
+        wire.subject(msgspec.structs.replace(CLOCK, account="a.b"))
 
 
 def test_columns_of_unequal_length_are_refused():
@@ -199,7 +211,10 @@ def test_two_who_saw_the_same_prints_make_the_same_id():
 def test_ids_are_unique_among_messages():
     ids = [wire.message_id(message) for message in samples()]
     assert len(set(ids)) == len(ids)
-    assert wire.message_id(samples()[9]) == "intent.sf-1"
+    (order,) = (message for message in samples() if isinstance(message, Order))
+    assert wire.message_id(order) == "intent.sf-1"
+    sending = wire.Sending(account="paper", order=order, lead_seq=1)
+    assert wire.message_id(sending) == wire.message_id(msgspec.structs.replace(sending, lead_seq=9)) == "sending.sf-1"
 
 
 def test_decoded_columns_can_be_written_and_joined():

@@ -10,9 +10,11 @@ Subjects run from general to particular, with the version from day one:
     md.v1.interest.<venue>.<feed>  InterestFact       md.v1.funding.<venue>.<feed>   FundingFact
     md.v1.price.<venue>.<feed>     MarkFact
     flow.v1.rows                   RowBatch           flow.v1.config.<asset>         AssetChange
+    flow.v1.repair                 RepairBatch
     trade.v1.signal.<asset>        Signal             trade.v1.intent.<account>      Order
-    trade.v1.lead.<account>        Lead               trade.v1.clock.<account>       Clock
-    trade.v1.fill.<account>        Fill
+    trade.v1.decided.<account>     Decided            trade.v1.lead.<account>        Lead
+    trade.v1.sending.<account>     Sending            trade.v1.clock.<account>       Clock
+    trade.v1.fill.<account>        Fill               trade.v1.payment.<account>     Payment
     audit.v1.decision.<asset>      Decision           audit.v1.order.<order id>      OrderUpdate
 """
 
@@ -28,6 +30,7 @@ import numpy as np
 
 from squeezecore.errors import ParseError, UsageError
 from squeezecore.market import Block, Rows, Trades, Watermark, dtypes
+from squeezecore.risk import Holding, Pending, TradingState
 from squeezecore.spec import AssetConfig, digest
 from squeezecore.trading import Decision, Fill, Order, OrderUpdate, Signal
 
@@ -63,6 +66,14 @@ class RowBatch(NamedTuple):
     ts: int  # s, UTC
     assets: tuple[str, ...]
     rows: Rows  # one entry an asset
+
+
+class RepairBatch(NamedTuple):
+    """Newer versions of one second's rows, of the assets that a repair changed; live state is never rewound for them."""
+
+    ts: int  # s, UTC
+    assets: tuple[str, ...]
+    rows: Rows
 
 
 class InterestFact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,11 +127,54 @@ class Lead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     previous_seq: int
 
 
+class Standing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An account at the close of a second, as `risk.Book` needs it. Money in usd_e8."""
+
+    equity_usd_e8: int
+    day_open_usd_e8: int
+    week_open_usd_e8: int
+    peak_usd_e8: int
+    gross_usd_e8: int = 0  # notional of all positions at their marks
+    holdings: tuple[Holding, ...] = ()
+    open_orders: tuple[Pending, ...] = ()
+    sent_ts: tuple[int, ...] = ()  # seconds of the last minute's orders
+    clusters: tuple[tuple[str, ...], ...] = ()  # assets that move together
+    state: TradingState = TradingState.ACTIVE
+    kill_switch: bool = False
+
+
 class Clock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The last second whose orders of an account are settled."""
+    """The last second whose orders of an account are settled, and how the account stands at its close."""
 
     account: str
     settled_ts: int
+    standing: Standing
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All seconds up to `ts` are decided: every intent of them lies before this message in the stream."""
+
+    account: str
+    ts: int
+    kill_switch: bool = False  # what the decisions since the message before knew of the switches
+    state: TradingState = TradingState.ACTIVE
+
+
+class Sending(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An accepted order goes to its venue now; written before that, under the account's fence."""
+
+    account: str
+    order: Order
+    lead_seq: int
+
+
+class Payment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Funding that moved."""
+
+    account: str
+    instrument: str
+    ts: int  # s, when it was due
+    received_usd_e8: int  # negative: we paid
 
 
 Message = (
@@ -130,12 +184,16 @@ Message = (
     | FundingFact
     | MarkFact
     | RowBatch
+    | RepairBatch
     | AssetChange
     | Signal
     | Order
     | OrderUpdate
     | Lead
     | Clock
+    | Decided
+    | Sending
+    | Payment
     | Fill
     | Decision
 )
@@ -149,11 +207,15 @@ SUBJECTS: Mapping[type[Any], tuple[str, tuple[str, ...]]] = MappingProxyType(
         FundingFact: ("md.v1.funding", ("venue", "feed")),
         MarkFact: ("md.v1.price", ("venue", "feed")),
         RowBatch: ("flow.v1.rows", ()),
+        RepairBatch: ("flow.v1.repair", ()),
         AssetChange: ("flow.v1.config", ("asset",)),
         Signal: ("trade.v1.signal", ("asset",)),
         Order: ("trade.v1.intent", ("account",)),
         Lead: ("trade.v1.lead", ("account",)),
+        Decided: ("trade.v1.decided", ("account",)),
+        Sending: ("trade.v1.sending", ("account",)),
         Clock: ("trade.v1.clock", ("account",)),
+        Payment: ("trade.v1.payment", ("account",)),
         Fill: ("trade.v1.fill", ("account",)),
         Decision: ("audit.v1.decision", ("asset",)),
         OrderUpdate: ("audit.v1.order", ("order_id",)),
@@ -166,8 +228,8 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 def subject(message: Message) -> str:
     """Return the one subject a message goes to.
 
-    >>> subject(Clock(account="paper", settled_ts=1))
-    'trade.v1.clock.paper'
+    >>> subject(Decided(account="paper", ts=1))
+    'trade.v1.decided.paper'
     """
     prefix, fields = SUBJECTS[type(message)]
     return ".".join((prefix, *(_token(getattr(message, field)) for field in fields)))
@@ -201,7 +263,7 @@ def _packed(message: Message, *, received: bool) -> bytes:
             )
         blocks = [_buffers(block if received else _unheard(block)) for block in message.trades]
         fields: tuple[Any, ...] = (message.venue, message.feed, message.border_ns, message.instruments, blocks)
-    elif isinstance(message, RowBatch):
+    elif isinstance(message, RowBatch | RepairBatch):
         if list(message.assets) != sorted(set(message.assets)) or len(message.assets) != len(message.rows.ts):
             raise UsageError(f"rows were of {', '.join(message.assets)}, they must be sorted, each asset once")
         fields = (message.ts, message.assets, _buffers(message.rows))
@@ -295,24 +357,31 @@ def _read_trades(kind: type[Any], values: list[Any]) -> TradeBatch:
     return TradeBatch(head.venue, head.feed, head.border_ns, head.instruments, blocks)
 
 
-def _read_rows(kind: type[Any], values: list[Any]) -> RowBatch:
-    head = msgspec.convert(_fields(kind, values, RowBatch._fields), _RowHead)
+def _read_rows(kind: type[Any], values: list[Any]) -> RowBatch | RepairBatch:
+    head = msgspec.convert(_fields(kind, values, kind._fields), _RowHead)
     rows = _block(Rows, head.rows)
     if len(rows.ts) != len(head.assets) or list(head.assets) != sorted(set(head.assets)):
         raise ParseError(f"rows were {len(rows.ts)} for assets {', '.join(head.assets)}: one each, sorted")
-    return RowBatch(head.ts, head.assets, rows)
+    batch: RowBatch | RepairBatch = kind(head.ts, head.assets, rows)
+    return batch
 
 
-_READERS: dict[type[Any], Callable[[type[Any], list[Any]], Any]] = {TradeBatch: _read_trades, RowBatch: _read_rows}
+_READERS: dict[type[Any], Callable[[type[Any], list[Any]], Any]] = {
+    TradeBatch: _read_trades,
+    RowBatch: _read_rows,
+    RepairBatch: _read_rows,
+}
 
 
 def message_id(message: Message) -> str:
     """Return the id by which the bus drops a second copy: a function of content, never of who sent it or when.
 
-    Trade batches: `venue.feed.border.hash`, the time we heard left out. Orders and fills: their own id.
+    Trade batches: `venue.feed.border.hash`, the time we heard left out. Orders, their sending and fills: their own id.
     """
     if isinstance(message, Order | Fill):
         return f"{SUBJECTS[type(message)][0].rsplit('.', 1)[1]}.{message.id}"
+    if isinstance(message, Sending):  # whoever leads: an order is sent once
+        return f"sending.{message.order.id}"
     content = digest(subject(message).encode(), _packed(message, received=False))[:20]
     if isinstance(message, TradeBatch):
         return f"{message.venue}.{message.feed}.{message.border_ns}.{content}"
