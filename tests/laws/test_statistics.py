@@ -551,11 +551,16 @@ GOOD = {
         ({"day_mean": None}, NO_EDGE, "no interval"),
         ({"placebos": {"random entries": 0.2}}, NO_EDGE, "Against random entries, p = 0.200 (at most 0.05"),
         ({"placebos": None}, EDGE, "No placebo was run"),
+        ({"placebos": None}, EDGE, "Provisional: all 6 tests that count so far hold"),
+        ({"placebos": {}, "few": {"shuffled flow": 5}}, EDGE, "Against shuffled flow there were 5 runs, too few to count (19 are"),
+        ({"placebos": {"random entries": 0.01}, "few": {"shuffled flow": 1}}, EDGE, "Against shuffled flow there was 1 run, too few"),
+        ({"placebos": {"random entries": 0.2}, "few": {"shuffled flow": 5}}, NO_EDGE, "Against random entries, p = 0.200"),
         ({"break_even": 1.2}, NO_EDGE, "dies at 1.20 times the costs (at least 1.5"),
         ({"break_even": math.inf}, EDGE, "outlives all costs tried"),
         ({"break_even": None}, EDGE, "No cost stress was run"),
         ({"pbo": 0.3}, NO_EDGE, "30.0% probability the best trial was chosen by luck (at most 20%"),
         ({"pbo": None}, EDGE, "Not enough trials"),
+        ({"break_even": None}, EDGE, "Provisional: all 7 tests that count so far hold"),
         ({"pbo": None, "break_even": None}, EDGE, "2 tests were not made"),
         ({"pbo": None, "psr": 0.1}, NO_EDGE, "1 of 7 tests fails. 1 test was not made"),
     ],
@@ -565,6 +570,27 @@ def test_each_test_is_told_with_its_number_and_decides(change, word, words):
     assert found.word == word
     assert words in " ".join([found.sentence, *(reason.text for reason in found.reasons)])
     assert (word == NO_EDGE) == any(reason.points < 0 for reason in found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("change", "provisional"),
+    [
+        ({}, False),
+        ({"pbo": None}, False),  # trials come with time
+        ({"placebos": None}, True),
+        ({"placebos": {}, "few": {"shuffled flow": 18, "random entries": 18}}, True),
+        ({"placebos": {"random entries": 0.01}, "few": {"shuffled flow": 18}}, True),
+        ({"break_even": None}, True),
+        ({"placebos": None, "psr": 0.5}, False),  # no edge is not waiting for anything
+        ({"placebos": None, "trades": 3}, False),
+    ],
+)
+def test_an_edge_that_chance_and_costs_were_not_asked_about_is_provisional(change, provisional):
+    found = statistics.judge(**{**GOOD, **change})
+    assert found.provisional == provisional
+    assert found.sentence.startswith("Provisional") == provisional
+    told = " ".join(reason.text for reason in found.reasons)
+    assert ("No placebo was run" in told) == ("placebos" in change and "few" not in change)
 
 
 # --- words ---

@@ -45,6 +45,7 @@ TRADES_MIN = 30  # with fewer, a coin's win rate lies anywhere between 32 % and 
 DAYS_MIN = 20  # with fewer, the standard error of a year's Sharpe ratio is above 4
 CONFIDENCE = 0.95  # of PSR, DSR and the minimum track record
 PLACEBO_P_MAX = 0.05
+PLACEBOS_MIN = math.ceil(1 / PLACEBO_P_MAX) - 1  # fewer cannot come to a p-value that is small enough
 BREAK_EVEN_MIN = 1.5  # times the costs that were assumed
 PBO_MAX = 0.2
 PBO_TRIALS_MIN = 10
@@ -824,6 +825,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     word: str  # edge | no edge | too few trades
     sentence: str
     reasons: tuple[Reason, ...]
+    provisional: bool = False  # an edge that was not held against placebos and other costs yet
 
 
 def judge(
@@ -836,14 +838,17 @@ def judge(
     trials: int,
     day_mean: Interval | None,
     placebos: Mapping[str, float] | None = None,
+    few: Mapping[str, int] | None = None,
     break_even: float | None = None,
     pbo: float | None = None,
 ) -> Verdict:
     """Say what a run comes to: every test must hold for an edge.
 
-    `placebos` are p-values by what was compared with ("shuffled flow"), `break_even` the multiple of costs at which nothing
-    is left (infinite: none that was tried), `pbo` the probability of overfitting. None: not tested, and the verdict says so.
-    PSR, DSR, the track record and the mean day are always required; there, None fails, since it means "not defined".
+    `placebos` are p-values by what was compared with ("shuffled flow"), `few` how many runs there were of those placebos that
+    have fewer than `PLACEBOS_MIN`, `break_even` the multiple of costs at which nothing is left (infinite: none that was tried),
+    `pbo` the probability of overfitting. None: not tested, and the verdict says so; an edge without placebos or without cost
+    stress is provisional. PSR, DSR, the track record and the mean day are always required; there, None fails, since it means
+    "not defined".
 
     >>> judge(trades=3, days=30, psr=0.99, min_track_days=9, dsr=0.99, trials=1, day_mean=Interval(0.1, 0.2)).word
     'too few trades'
@@ -854,7 +859,7 @@ def judge(
         _judge_track(days, min_track_days),
         _judge_dsr(dsr, trials),
         _judge_mean(day_mean),
-        *_judge_placebos(placebos),
+        *_judge_placebos(placebos or {}, few or {}),
         _judge_costs(break_even),
         _judge_pbo(pbo),
     ]
@@ -870,15 +875,19 @@ def judge(
         )
         return Verdict(word=TOO_FEW, sentence=sentence, reasons=(*sample, *told))
     failed, held = sum(t.points < 0 for t in tests), sum(t.points > 0 for t in tests)
-    missing = sum(t.points == 0 for t in tests)
+    missing = sum(t.points == 0 for t in tests) - len(few or {})
+    provisional = not failed and (not placebos or bool(few) or break_even is None)
     if failed:
         word = NO_EDGE
         sentence = f"Luck explains this result: {failed} of {failed + held} tests {'fails' if failed == 1 else 'fail'}."
+    elif provisional:
+        word = EDGE
+        sentence = f"Provisional: all {held} tests that count so far hold; those against placebos and other costs are not complete."
     else:
         word, sentence = EDGE, f"Luck does not explain this result: all {held} tests hold."
     if missing:
         sentence += f" {missing} {_plural('test', missing)} {'was' if missing == 1 else 'were'} not made."
-    return Verdict(word=word, sentence=sentence, reasons=(*sample, *tests))
+    return Verdict(word=word, sentence=sentence, reasons=(*sample, *tests), provisional=provisional)
 
 
 def _judge_psr(psr: float | None) -> Reason:
@@ -913,16 +922,25 @@ def _judge_mean(day_mean: Interval | None) -> Reason:
     return Reason(text=text, points=_sign(low > 0))
 
 
-def _judge_placebos(placebos: Mapping[str, float] | None) -> list[Reason]:
-    if not placebos:
+def _judge_placebos(placebos: Mapping[str, float], few: Mapping[str, int]) -> list[Reason]:
+    if not placebos and not few:
         return [Reason(text="No placebo was run", points=0)]
-    return [
+    counted = [
         Reason(
             text=f"Against {name}, p = {p:.3f} (at most {PLACEBO_P_MAX:.2f} is allowed)",
             points=_sign(p <= PLACEBO_P_MAX),
         )
         for name, p in placebos.items()
     ]
+    uncounted = [
+        Reason(
+            text=f"Against {name} there {'was' if runs == 1 else 'were'} {runs} {_plural('run', runs)}, too few to count "
+            f"({PLACEBOS_MIN} are needed)",
+            points=0,
+        )
+        for name, runs in few.items()
+    ]
+    return counted + uncounted
 
 
 def _judge_costs(break_even: float | None) -> Reason:

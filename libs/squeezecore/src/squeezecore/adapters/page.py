@@ -81,6 +81,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     word: str  # edge | no edge | too few trades
     sentence: str
     reasons: tuple[Reason, ...]
+    provisional: bool = False  # an edge that was not held against placebos and other costs yet
 
 
 class BreakdownLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -298,6 +299,7 @@ class RunPage(msgspec.Struct, frozen=True, kw_only=True):
     start_s: int
     end_s: int
     capital_usd: float
+    entry_score: float | None = None  # points from which it enters: a line in the score's chart
     warnings: tuple[str, ...]
     verdict: Verdict
     headline: tuple[Figure, ...]

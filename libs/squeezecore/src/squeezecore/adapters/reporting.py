@@ -57,7 +57,6 @@ HEADLINE = (
     "costs_usd",
     "dsr",
 )
-PLACEBOS_MIN = math.ceil(1 / statistics.PLACEBO_P_MAX) - 1  # fewer cannot come to a p-value that is small enough
 NAMED_MAX = 3  # parameters in a run's name
 NEAR_S = 300  # a record this long before a trade still says why another run did not take it
 
@@ -222,7 +221,7 @@ class _Run:
         ]
         return RunPage(
             run_id=self.run.run_id, name=self.name, assets=self.spec.assets, start_s=self.curve.start_s, end_s=self.curve.end_s,
-            capital_usd=float(self.spec.capital_usd), warnings=self._warnings, verdict=self._verdict(numbers, intervals.get("day_mean")),
+            capital_usd=float(self.spec.capital_usd), entry_score=self.params.entry_score, warnings=self._warnings, verdict=self._verdict(numbers, intervals.get("day_mean")),
             headline=tuple(figures[name] for name in HEADLINE), groups=tuple(groups), breakdowns=self._breakdowns(),
             months=tuple(
                 Month(year=m.year, month=m.month, total_return=m.total_return, days=m.days)
@@ -235,17 +234,20 @@ class _Run:
 
     def _verdict(self, numbers: statistics.Performance, day_mean: Interval | None) -> Verdict:
         matrix, stress = self._tried.matrix, self._luck.stress
-        told = {p.title.lower(): p.p_value for p in self._luck.placebos if len(p.values) >= PLACEBOS_MIN}
+        counts = {p.title.lower(): len(p.values) for p in self._luck.placebos}
+        told = {p.title.lower(): p.p_value for p in self._luck.placebos if len(p.values) >= statistics.PLACEBOS_MIN}
         overfitting = statistics.overfitting(matrix) if matrix is not None else None
         found = statistics.judge(
             trades=numbers.trades, days=numbers.days, psr=numbers.psr, min_track_days=numbers.min_track_days, dsr=numbers.dsr,
             trials=numbers.trials, day_mean=day_mean, placebos=told,
+            few={title: count for title, count in counts.items() if title not in told},
             break_even=None if stress is None else _break_even(stress), pbo=overfitting.pbo if overfitting else None,
         )  # fmt: skip
         return Verdict(
             word=found.word,
             sentence=found.sentence,
             reasons=tuple(Reason(text=reason.text, points=reason.points) for reason in found.reasons),
+            provisional=found.provisional,
         )
 
     def _breakdowns(self) -> tuple[Breakdown, ...]:
@@ -312,8 +314,9 @@ def _luck(store: Store, run: BacktestRun, report: Report, count: int, scratch: P
         return placebos.Luck(run_id=run.run_id, result_hash=run.result_hash)
     try:
         found = placebos.measure(store, run, report, runs=count, scratch=scratch)
-        few = f"Fewer than {PLACEBOS_MIN}: no p-value of {statistics.PLACEBO_P_MAX} can come of them, the verdict leaves them out."
-        noted = [p if len(p.values) >= PLACEBOS_MIN else msgspec.structs.replace(p, note=few) for p in found.placebos]
+        least = statistics.PLACEBOS_MIN
+        few = f"Fewer than {least}: no p-value of {statistics.PLACEBO_P_MAX} can come of them, the verdict does not count them."
+        noted = [p if len(p.values) >= least else msgspec.structs.replace(p, note=few) for p in found.placebos]
         return msgspec.structs.replace(found, placebos=tuple(noted))
     except UsageError as error:  # of another version, or its rows have changed: the rest of the page stands
         return placebos.Luck(

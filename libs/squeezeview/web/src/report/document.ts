@@ -31,6 +31,7 @@ export interface Verdict {
   word: string;
   sentence: string;
   reasons: Reason[];
+  provisional: boolean;
 }
 
 export interface BreakdownLine {
@@ -206,6 +207,7 @@ export interface RunPage {
   start_s: number;
   end_s: number;
   capital_usd: number;
+  entry_score: number | null;
   warnings: string[];
   verdict: Verdict;
   headline: Figure[];

@@ -156,7 +156,14 @@ export function marketSpecs(scene: () => Scene, pick: (trade: TradeLine) => void
       },
       axis: (value) => number(value, 0, true),
       under: context,
-      over: (pen) => clipped(pen, () => drawScore(pen)),
+      over: (pen) =>
+        clipped(pen, () => {
+          drawScore(pen);
+          const { entry_score: enters } = scene().run;
+          if (enters === null) return;
+          for (const level of [enters, -enters])
+            rule(pen, level, pen.range.from, pen.range.to, color("muted"), [4, 4]);
+        }),
     },
   ];
 }

@@ -17,12 +17,13 @@ export function show(figure: Figure, value: number | null = figure.value): strin
 }
 
 export function VerdictView({ verdict }: { verdict: Verdict }): JSX.Element {
-  const tone = verdict.word === "edge" ? "good" : verdict.word === "no edge" ? "bad" : "even";
+  const tone = verdict.word === "edge" ? (verdict.provisional ? "even" : "good") : verdict.word === "no edge" ? "bad" : "even";
   return (
     <section class="verdict" aria-labelledby="verdict">
       <h2 id="verdict" class={tone}>
         <span class="hidden">Verdict: </span>
         {verdict.word}
+        {verdict.provisional && <small>, provisional</small>}
       </h2>
       <p class="sentence">{verdict.sentence}</p>
       <ul class="reasons">
