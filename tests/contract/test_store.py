@@ -461,20 +461,20 @@ def test_the_schema_is_applied_once_however_often_asked(store: Store) -> None:
     store.query("SELECT 1")
     for _, text in migration.schema_files().values():
         for statement in migration.statements(text):
-            store._command(statement)
+            store.command(statement)
     assert store.query("SELECT version, name FROM schema_version ORDER BY version").to_pylist() == before
     assert len(store.read_bars(PERP, 0, 2**40).ts) == 10
 
 
 def test_a_newer_schema_is_refused(store: Store) -> None:
-    store._command("INSERT INTO schema_version VALUES (999, 'from the future')")
+    store.command("INSERT INTO schema_version VALUES (999, 'from the future')")
     with pytest.raises(StoreError, match="was version 999, this program knows"):
         store.migrate()
 
 
 def test_a_table_of_another_shape_is_refused(store: Store) -> None:
-    store._command("ALTER TABLE gaps DROP COLUMN cause")
-    store._command("ALTER TABLE gaps ADD COLUMN why String")
+    store.command("ALTER TABLE gaps DROP COLUMN cause")
+    store.command("ALTER TABLE gaps ADD COLUMN why String")
     with pytest.raises(StoreError, match=r"gaps was without \['cause'\] and with unknown \['why'\]"):
         store.migrate()
 

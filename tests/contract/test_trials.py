@@ -26,7 +26,7 @@ def faults(store: Store) -> list[str]:
 
 
 def drop(store: Store, link: Trial) -> None:
-    store._delete("trials", "hash = {hash:String}", {"hash": link.hash})
+    store.delete("trials", "hash = {hash:String}", {"hash": link.hash})
 
 
 def put_instead(store: Store, link: Trial, **changes: Any) -> None:
@@ -149,7 +149,7 @@ def test_a_changed_link_is_found_even_with_a_new_hash(store: Store, name: str, s
 @settings(deadline=None, max_examples=12, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_removed_link_is_found_unless_nobody_saw_it(store: Store, data: st.DataObject) -> None:
-    store._command("TRUNCATE TABLE trials")
+    store.command("TRUNCATE TABLE trials")
     for number in range(3):
         write(store, 2, first=2 * number)
     links = store.trials()

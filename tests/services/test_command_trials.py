@@ -35,7 +35,7 @@ def test_a_run_is_one_trial_whose_hash_stands_in_its_receipt(market: Market) -> 
 def test_a_trial_that_was_taken_out_ends_verification_with_an_error(market: Market) -> None:
     name = market.ask(*BACKTEST, "--capital", "50000")["trial"]
     (link,) = [link for link in market.store.trials() if link.hash == name]
-    market.store._delete("trials", "hash = {hash:String}", {"hash": name})
+    market.store.delete("trials", "hash = {hash:String}", {"hash": name})
     try:
         said = market.say("trials", "--verify")
         assert said.code == 1

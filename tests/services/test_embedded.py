@@ -266,7 +266,7 @@ def test_an_engine_that_will_not_start_shows_what_it_said(home: Path) -> None:
 
 def test_a_store_that_could_not_be_opened_holds_no_lease(home: Path) -> None:
     with embedded.open_store(home, grace_s=GRACE_S) as store:
-        store._command("INSERT INTO schema_version VALUES (999, 'from the future')")
+        store.command("INSERT INTO schema_version VALUES (999, 'from the future')")
         with pytest.raises(StoreError, match="version 999"):
             embedded.open_store(home)
         assert len(embedded.clients(home)) == 1

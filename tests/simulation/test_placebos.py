@@ -187,7 +187,7 @@ def test_stopped_work_goes_on_and_comes_to_the_same(squeezed: World, tmp_path: P
     told = Told()
     went_on = placebos.measure(squeezed.store, run, told, runs=6, entries=5, jobs=2, scratch=tmp_path)
     assert told.labels.count(name) == 3
-    squeezed.store._delete("placebos", "run_id = {run:String}", {"run": run.run_id})
+    squeezed.store.delete("placebos", "run_id = {run:String}", {"run": run.run_id})
     at_once = placebos.measure(squeezed.store, run, runs=6, entries=5, jobs=1, scratch=tmp_path)
     assert went_on == at_once
 

@@ -189,11 +189,11 @@ class Store:
         start = day_start_s(day)
         where = "instrument = {name:String} AND ts >= toDateTime({start:UInt32}, 'UTC') AND ts < toDateTime({end:UInt32}, 'UTC')"
         values: dict[str, Any] = {"name": instrument, "start": start, "end": start + DAY_S}
-        self._delete("bars_1s", where, values, partition=f"{day:%Y%m%d}")
+        self.delete("bars_1s", where, values, partition=f"{day:%Y%m%d}")
         for table in ROLLUPS:
-            self._delete(table, where, values, partition=f"{day:%Y%m}")
-        self._delete("gaps", where.replace("ts ", "start_s "), values)
-        self._delete(
+            self.delete(table, where, values, partition=f"{day:%Y%m}")
+        self.delete("gaps", where.replace("ts ", "start_s "), values)
+        self.delete(
             "imports",
             "instrument = {name:String} AND day = {day:Date} AND kind IN ('trade', 'aggregate')",
             {"name": instrument, "day": day},
@@ -211,7 +211,7 @@ class Store:
         source, seconds_of, version = "bars_1s", "count()", "sum(version + 1)"
         for table, seconds in ROLLUPS.items():  # each from the one before: only the first reads seconds
             for month_s, until_s in _months(start, end):  # as much as a block may span
-                self._command(
+                self.command(
                     f"INSERT INTO {table} ({', '.join(TABLES[table])}) "
                     f"SELECT instrument, toStartOfInterval(ts, INTERVAL {seconds} SECOND) AS bar, "
                     "argMin(open, ts), max(high), min(low), argMax(close, ts), sum(buy_volume), sum(sell_volume), "
@@ -232,7 +232,7 @@ class Store:
     def compact(self, day: dt.date) -> None:
         """Merge a closed day's parts, so that reading it costs least; safe to leave out, safe to repeat."""
         for table in ("bars_1s", "rows_1s"):
-            self._command(f"OPTIMIZE TABLE {table} PARTITION {day:%Y%m%d} FINAL")
+            self.command(f"OPTIMIZE TABLE {table} PARTITION {day:%Y%m%d} FINAL")
 
     # Rows
 
@@ -309,7 +309,7 @@ class Store:
             {"name": asset, "start": _clock(start_s), "end": _clock(end_s)},
         )
         for day in days["day"].to_pylist():
-            self._delete(
+            self.delete(
                 "rows_1s",
                 "asset = {name:String} AND ts >= toDateTime({start:UInt32}, 'UTC') AND ts < toDateTime({end:UInt32}, 'UTC')",
                 {"name": asset, "start": _clock(start_s), "end": _clock(end_s)},
@@ -580,13 +580,13 @@ class Store:
     def drop_results(self, run_id: str) -> None:
         """Forget a run's trades, equity and decisions, so that a fold starts from nothing."""
         for table in RESULT_KEYS:
-            self._delete(table, "run_id = {run:String}", {"run": run_id})
+            self.delete(table, "run_id = {run:String}", {"run": run_id})
 
     def drop_run(self, run_id: str) -> None:
         """Forget a run altogether; that it was tried stays (`trials`)."""
         self.drop_results(run_id)
         for table in ("run_parts", "placebos", "backtest_days", "backtest_runs"):
-            self._delete(table, "run_id = {run:String}", {"run": run_id})
+            self.delete(table, "run_id = {run:String}", {"run": run_id})
 
     # Trials, placebos, parts
 
@@ -676,7 +676,7 @@ class Store:
 
     def drop_database(self) -> None:
         """Forget everything in this database, and the database."""
-        self._command(f"DROP DATABASE IF EXISTS `{self.database}` SYNC")
+        self.command(f"DROP DATABASE IF EXISTS `{self.database}` SYNC")
 
     # Arrow in and out
 
@@ -738,12 +738,12 @@ class Store:
         )
         return int(found["n"][0].as_py())
 
-    def _delete(self, table: str, where: str, values: Mapping[str, Any], partition: str = "") -> None:
+    def delete(self, table: str, where: str, values: Mapping[str, Any], partition: str = "") -> None:
         """Delete rows and wait until they are gone."""
         place = f" IN PARTITION {partition}" if partition else ""
-        self._command(f"DELETE FROM {table}{place} WHERE {where}", values)
+        self.command(f"DELETE FROM {table}{place} WHERE {where}", values)
 
-    def _command(self, sql: str, params: Mapping[str, Any] | None = None) -> None:
+    def command(self, sql: str, params: Mapping[str, Any] | None = None) -> None:
         """Run a statement that may be repeated."""
         self._connection.command(sql, params)
 

@@ -90,9 +90,21 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
     "placebos": ("run_id", "result_hash", "name", "seed", "total_return", "sharpe", "trades", "win_rate"),
     "run_parts": ("run_id", "part", "result_hash", "body", "version"),
+    "trades": (
+        *("instrument", "exchange_ns", "id", "price", "qty", "side", "twin", "received_ns", "quote_cents", "flags"),
+    ),
+    "snapshots": ("service", "key", "ts", "stream_seq", "code_version", "body"),
+    "asset_changes": ("asset", "from_ts", "config_rev", "config"),
 }
 RESULT_KEYS = {"backtest_trades": "number", "backtest_equity": "ts", "decisions": "asset, ts, number"}  # within a run
-CLOCK_COLUMNS = {"ts", "known_at", "event_ts", "start_s", "end_s"}  # DateTime in the tables of what the market said
+CLOCK_COLUMNS = {
+    "ts",
+    "known_at",
+    "event_ts",
+    "start_s",
+    "end_s",
+    "from_ts",
+}  # DateTime in the tables of what the market said
 
 
 class ImportRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
