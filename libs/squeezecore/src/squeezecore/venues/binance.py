@@ -12,12 +12,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from squeezecore.errors import ParseError, UsageError
 from squeezecore.market import (
+    CENTS,
     FUNDING_SCALE,
     BookDelta,
     IdKind,
@@ -30,6 +32,7 @@ from squeezecore.market import (
     Side,
     Trade,
     TradeFlag,
+    Trades,
     default_price_decimals,
     default_qty_decimals,
 )
@@ -41,11 +44,16 @@ from squeezecore.venues import (
     Control,
     Event,
     Feed,
+    Funding,
+    Interest,
+    Parsed,
     Section,
     Unknown,
     fixed,
+    fixed_again,
     fixed_rounded,
     half_away,
+    trades_of,
 )
 
 NAME = "binance"
@@ -58,6 +66,7 @@ _SPOT_WS = "wss://stream.binance.com:9443/ws"
 _PUBLIC_WS, _MARKET_WS = "wss://fstream.binance.com/public/ws", "wss://fstream.binance.com/market/ws"
 _COIN_WS = "wss://dstream.binance.com/ws"
 _IDS = {Feed.TRADE: Contiguity.CONTIGUOUS, Feed.AGGREGATE: Contiguity.CONTIGUOUS}
+_WEIGHTS = {"premium": 10, "backfill": 20, "backfill_trades": 20, "recent_trades": 5}
 
 SECTIONS: Mapping[str, Section] = MappingProxyType(
     {
@@ -67,6 +76,11 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             rest="https://api.binance.com",
             instruments="/api/v3/exchangeInfo",
             backfill="/api/v3/aggTrades?symbol={symbol}&fromId={from_id}&limit=1000",
+            backfill_trades="/api/v3/historicalTrades?symbol={symbol}&fromId={from_id}&limit=1000",
+            recent_trades="/api/v3/trades?symbol={symbol}&limit=1000",
+            server_time="/api/v3/time",
+            weights={"instruments": 20, "backfill": 4, "backfill_trades": 25, "recent_trades": 25},
+            weight_per_minute_max=6_000,
             contiguity=_IDS,
             streams_max=1024,
         ),
@@ -84,7 +98,14 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             instruments="/fapi/v1/exchangeInfo",
             open_interest="/fapi/v1/openInterest?symbol={symbol}",
             funding="/fapi/v1/fundingRate?symbol={symbol}&startTime={start_ms}&endTime={end_ms}&limit=1000",
+            premium="/fapi/v1/premiumIndex",
+            funding_info="/fapi/v1/fundingInfo",
             backfill="/fapi/v1/aggTrades?symbol={symbol}&fromId={from_id}&limit=1000",
+            backfill_trades="/fapi/v1/historicalTrades?symbol={symbol}&fromId={from_id}&limit=1000",
+            recent_trades="/fapi/v1/trades?symbol={symbol}&limit=1000",
+            server_time="/fapi/v1/time",
+            weights=_WEIGHTS,
+            weight_per_minute_max=2_400,
             contiguity=_IDS,
             streams_max=1024,
             messages_per_s_max=10,
@@ -97,7 +118,14 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             instruments="/dapi/v1/exchangeInfo",
             open_interest="/dapi/v1/openInterest?symbol={symbol}",
             funding="/dapi/v1/fundingRate?symbol={symbol}&startTime={start_ms}&endTime={end_ms}&limit=1000",
+            premium="/dapi/v1/premiumIndex",
+            funding_info="/dapi/v1/fundingInfo",
             backfill="/dapi/v1/aggTrades?symbol={symbol}&fromId={from_id}&limit=1000",
+            backfill_trades="/dapi/v1/historicalTrades?symbol={symbol}&fromId={from_id}&limit=1000",
+            recent_trades="/dapi/v1/trades?symbol={symbol}&limit=1000",
+            server_time="/dapi/v1/time",
+            weights=_WEIGHTS,
+            weight_per_minute_max=2_400,
             contiguity=_IDS,
             streams_max=1024,
             messages_per_s_max=10,
@@ -377,6 +405,134 @@ def _positive(instrument: Instrument, price: str, qty: str) -> tuple[int, int, i
     return price_units, qty_units, quote_cents
 
 
+# -- many frames -------------------------------------------------------------------------------------------------------
+
+
+class _WrappedOne(msgspec.Struct, gc=False):
+    stream: str
+    data: _Message
+
+
+_many_wrapped = msgspec.json.Decoder(_WrappedOne)
+_many_bare = msgspec.json.Decoder(_Message)
+_WRAPPER = b'{"stream"'
+_FLAGS = {"MARKET": 0, "RPI": int(TradeFlag.RPI)}
+_Print = _Trade | _AggTrade
+
+
+def parse_many(
+    section: str, instruments: Mapping[str, Instrument], frames: Sequence[bytes], received_ns: Sequence[int]
+) -> Parsed:
+    """Read many frames at once; see `Venue.parse_many`.
+
+    The frames are decoded as lines in one call, and prints go into columns without a value for each. That is done only
+    where it can give nothing else than `parse` would: anything odd in any frame, and all of them take the long way.
+    """
+    try:
+        fast = _parse_lines(instruments, frames, received_ns)
+    except (msgspec.DecodeError, RecursionError, ValueError, OverflowError):
+        fast = None
+    return fast if fast is not None else _parse_each(section, instruments, frames, received_ns)
+
+
+def _parse_each(
+    section: str, instruments: Mapping[str, Instrument], frames: Sequence[bytes], received_ns: Sequence[int]
+) -> Parsed:
+    events: list[Event] = []
+    refused: list[ParseError] = []
+    for frame, received in zip(frames, received_ns, strict=True):
+        try:
+            events += parse(section, instruments, frame, received)
+        except ParseError as error:
+            refused.append(error)
+    return Parsed(trades_of(events), [event for event in events if not isinstance(event, Trade)], refused)
+
+
+def _parse_lines(
+    instruments: Mapping[str, Instrument], frames: Sequence[bytes], received_ns: Sequence[int]
+) -> Parsed | None:
+    """Decode frames of one form as lines; None where they are not of one form."""
+    lines, borders = b"\n".join(frames), len(frames) - 1
+    # A frame begins with { and ends with }, and holds no line break: no value can reach from one frame into the next.
+    if lines[:1] != b"{" or lines[-1:] != b"}" or not lines.count(b"\n") == lines.count(b"}\n{") == borders:
+        return None
+    wrapped = lines.count(b"\n" + _WRAPPER) + lines.startswith(_WRAPPER)
+    if wrapped not in (0, len(frames)):
+        return None
+    messages: list[_Message]
+    messages = [one.data for one in _many_wrapped.decode_lines(lines)] if wrapped else _many_bare.decode_lines(lines)
+    if len(messages) != len(frames):
+        return None
+    groups: dict[tuple[str, type[_Print]], tuple[list[Any], list[int]]] = {}
+    others: list[Event] = []
+    for message, received, frame in zip(messages, received_ns, frames, strict=True):
+        if isinstance(message, _Trade | _AggTrade) and message.s in instruments:
+            prints, heard = groups.setdefault((message.s, type(message)), ([], []))
+            prints.append(message)
+            heard.append(received)
+        else:
+            others += _events(instruments, message, frame, received)
+    trades: dict[str, Trades] = {}
+    for (native, kind), (prints, heard) in groups.items():
+        instrument = instruments[native]
+        columns = (_trade_columns if kind is _Trade else _aggregate_columns)(instrument, prints, heard)
+        if columns is None or instrument.id in trades:
+            return None
+        trades[instrument.id] = columns
+    return Parsed(trades, others, [])
+
+
+def _trade_columns(instrument: Instrument, prints: list[_Trade], heard: list[int]) -> Trades | None:
+    """Lay single prints out; None where one is no order-book trade."""
+    if not _FLAGS.keys() >= {one.X for one in prints}:
+        return None
+    return _print_columns(instrument, prints, [one.t for one in prints], heard, [_FLAGS[one.X] for one in prints])
+
+
+def _aggregate_columns(instrument: Instrument, prints: list[_AggTrade], heard: list[int]) -> Trades | None:
+    """Lay aggregates out; None where one has its ids the wrong way round."""
+    if any([one.l < one.f for one in prints]):  # noqa: C419 (a list is faster here)
+        return None
+    rpi = int(TradeFlag.RPI)
+    flags = [
+        rpi if one.nq is not None and one.nq != one.q and _differs(instrument, one.nq, one.q) else 0 for one in prints
+    ]
+    return _print_columns(instrument, prints, [one.a for one in prints], heard, flags)
+
+
+def _print_columns(
+    instrument: Instrument, prints: Sequence[_Print], ids: list[int], heard: list[int], flags: list[int]
+) -> Trades | None:
+    """Do what `amounts` does to a whole column; None where a print has no price or no quantity."""
+    multiplier = instrument.multiplier
+    decimals = instrument.price_decimals - (len(str(multiplier)) - 1)
+    prices = [fixed_again(one.p, decimals) for one in prints]
+    if min(prices) == 0:
+        return None
+    cents = np.full(len(ids), -1, np.int64)
+    if instrument.margin is Margin.INVERSE:
+        size, scale = int(instrument.contract_size), 10 ** (instrument.qty_decimals + instrument.price_decimals)
+        quotes = [fixed_again(one.q, 0) * size for one in prints]
+        quantities = [half_away(quote * scale, price) for quote, price in zip(quotes, prices, strict=True)]
+        cents[:] = [quote * CENTS for quote in quotes]
+    else:
+        quantities = [fixed_again(one.q, instrument.qty_decimals) for one in prints]
+        if multiplier != 1:
+            quantities = [quantity * multiplier for quantity in quantities]
+    if min(quantities) == 0:
+        return None
+    return Trades(
+        id=np.array(ids, np.int64),
+        exchange_ns=np.array([one.T for one in prints], np.int64) * MS,
+        received_ns=np.array(heard, np.int64),
+        price=np.array(prices, np.int64),
+        qty=np.array(quantities, np.int64),
+        quote_cents=cents,
+        side=np.where([one.m for one in prints], np.int8(Side.SELL), np.int8(Side.BUY)),
+        flags=np.array(flags, np.uint8),
+    )
+
+
 _FLOW = {"MARKET": TradeFlag(0), "RPI": TradeFlag.RPI}
 _INTERNAL = frozenset({"INSURANCE_FUND", "ADL"})
 
@@ -412,7 +568,7 @@ def _trade(instrument: Instrument, message: _Trade, frame: bytes, received_ns: i
 def _aggregate(instrument: Instrument, message: _AggTrade, received_ns: int) -> Trade:
     """Read an aggregate: the prints of one taker at one price, insurance fund and ADL left out by the venue."""
     price, qty, quote_cents = _positive(instrument, message.p, message.q)
-    some_rpi = message.nq is not None and fixed(message.nq, 8) != fixed(message.q, 8)
+    some_rpi = message.nq is not None and _differs(instrument, message.nq, message.q)
     if message.l < message.f:
         raise ParseError(f"aggregate held ids {message.f} to {message.l}, the last must not lie before the first")
     return Trade(
@@ -429,6 +585,12 @@ def _aggregate(instrument: Instrument, message: _AggTrade, received_ns: int) -> 
         side=Side.SELL if message.m else Side.BUY,
         flags=TradeFlag.RPI if some_rpi else TradeFlag(0),
     )
+
+
+def _differs(instrument: Instrument, one: str, other: str) -> bool:
+    """Whether two quantities of an instrument differ; both are in its native unit."""
+    decimals = 0 if instrument.margin is Margin.INVERSE else instrument.qty_decimals
+    return fixed(one, decimals) != fixed(other, decimals)
 
 
 def _quote(instrument: Instrument, message: _Quote | _SpotQuote, received_ns: int) -> Quote:
@@ -462,7 +624,7 @@ def _depth(instrument: Instrument, message: _Depth, received_ns: int) -> BookDel
 def _rate(text: str) -> int:
     """Read a funding rate, which has a sign."""
     negative = text.startswith("-")
-    value = fixed_rounded(text[negative:], len(str(FUNDING_SCALE)) - 1)
+    value = fixed_rounded(text[negative:], _RATE_DECIMALS)
     return -value if negative else value
 
 
@@ -503,6 +665,268 @@ def _whole_tick(price: int, instrument: Instrument) -> str:
     """Write a price that was rounded to the scale as the venue would have sent it."""
     zeros = len(str(instrument.multiplier)) - 1
     return f"{Decimal(price).scaleb(zeros - instrument.price_decimals):f}"
+
+
+# -- REST answers ------------------------------------------------------------------------------------------------------
+
+FUNDING_USUAL_S = 8 * 3600  # of an instrument that fundingInfo does not name
+FUNDING_TOLERANCE_S = 120  # settlements come some milliseconds late
+_INTERVALS_S = (3600, 2 * 3600, 4 * 3600, 6 * 3600)  # shorter than the usual
+_RATE_DECIMALS = len(str(FUNDING_SCALE)) - 1
+
+
+class _Refusal(msgspec.Struct):
+    # {"code":-1121,"msg":"Invalid symbol."}
+    code: int
+    msg: str = ""
+
+
+class _OpenInterest(msgspec.Struct):
+    # {"openInterest":"83782.317","symbol":"BTCUSDT","time":1702244985273}                                    USD-M: base
+    # {"contractType":"PERPETUAL","openInterest":"6784657","pair":"BTCUSD","symbol":"BTCUSD_PERP","time":…}   COIN-M: contracts
+    symbol: str
+    openInterest: str  # noqa: N815 (the venue's name)
+    time: Ms
+
+
+class _Settled(msgspec.Struct, rename="camel"):
+    # [{"symbol":"BTCUSD_PERP","fundingRate":"0.00010000","fundingTime":1605513600010},…]    oldest first
+    symbol: str
+    funding_rate: str
+    funding_time: Ms
+
+
+class _Premium(msgspec.Struct, rename="camel"):
+    # {"symbol":"BTCUSDT","markPrice":"26780.82240476","indexPrice":"26798.25197802","lastFundingRate":"0.00001226",
+    #  "nextFundingTime":1687248000000,"time":1687244112000,…}      COIN-M sends a list always; dated: rate "", time 0
+    symbol: str
+    mark_price: str
+    last_funding_rate: str
+    next_funding_time: Ms
+    time: Ms
+    index_price: str = ""
+
+
+class _FundingInfo(msgspec.Struct, rename="camel"):
+    # [{"symbol":"LPTUSDT","fundingIntervalHours":4,"adjustedFundingRateCap":"0.02000000",…},…]
+    symbol: str
+    funding_interval_hours: Annotated[int, msgspec.Meta(ge=1, le=24)]
+
+
+class _RestAggregate(msgspec.Struct, gc=False):
+    # [{"a":4773826,"p":"19099.6","q":"70","f":7857138,"l":7857138,"T":1607294296787,"m":true},…]
+    a: Id
+    p: str
+    q: str
+    f: Id
+    l: Id  # noqa: E741 (the venue's name)
+    T: Ms
+    m: bool
+    nq: str | None = None
+
+
+class _RestTrade(msgspec.Struct, rename="camel", gc=False):
+    # [{"id":7857136,"price":"19099.7","qty":"40","baseQty":"0.20942737","time":1607294296510,"isBuyerMaker":false},…]
+    id: Id
+    price: str
+    qty: str
+    time: Ms
+    is_buyer_maker: bool
+    is_rpi_trade: bool = msgspec.field(default=False, name="isRPITrade")
+
+
+class _ServerTime(msgspec.Struct):
+    # {"serverTime":1499827319559}
+    serverTime: Ms  # noqa: N815 (the venue's name)
+
+
+Answer = TypeVar("Answer")
+_refusal = msgspec.json.Decoder(_Refusal)
+_open_interest = msgspec.json.Decoder(_OpenInterest)
+_premium = msgspec.json.Decoder(_Premium | list[_Premium])
+_settled = msgspec.json.Decoder(list[_Settled])
+_funding_info = msgspec.json.Decoder(list[_FundingInfo])
+_rest_aggregates = msgspec.json.Decoder(list[_RestAggregate])
+_rest_trades = msgspec.json.Decoder(list[_RestTrade])
+_server_time = msgspec.json.Decoder(_ServerTime)
+
+
+def _answer(what: str, decoder: msgspec.json.Decoder[Answer], body: bytes) -> Answer:
+    """Decode an answer, or say what the venue said instead."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        try:
+            said = _refusal.decode(body)
+        except (msgspec.DecodeError, RecursionError, ValueError):
+            raise ParseError(f"{what}: {error}; the answer began {body[:SAMPLE_BYTES]!r}") from error
+        raise ParseError(f"{what}: the venue refused it with code {said.code}: {said.msg}") from error
+
+
+def _zeros(instrument: Instrument) -> int:
+    """Count the zeros of a listed unit: multipliers are powers of ten."""
+    return len(str(instrument.multiplier)) - 1
+
+
+def open_interest(section: str, instrument: Instrument, body: bytes, received_ns: int, mark: int) -> Interest:
+    """Read an openInterest answer; see `Venue.open_interest`. One-sided on both sections."""
+    what = f"binance {section} open interest of {instrument.native_symbol}"
+    answer = _answer(what, _open_interest, body)
+    if answer.symbol != instrument.native_symbol:
+        raise ParseError(f"{what}: the answer was about {answer.symbol!r}")
+    if instrument.margin is Margin.INVERSE:
+        if mark <= 0:
+            raise UsageError(f"{what} is in contracts, its mark price was {mark}: pass the one of that moment")
+        quote = fixed(answer.openInterest, 0) * int(instrument.contract_size)
+        base = half_away(quote * 10 ** (instrument.qty_decimals + instrument.price_decimals), mark)
+    else:
+        base = fixed_rounded(answer.openInterest, instrument.qty_decimals + _zeros(instrument))
+    return Interest(
+        instrument=instrument.id,
+        exchange_ns=answer.time * MS,
+        received_ns=received_ns,
+        open_interest=_within(base),
+    )
+
+
+def funding_intervals(section: str, body: bytes) -> dict[str, int]:
+    """Read a fundingInfo answer, which names only what was ever adjusted; the others pay each `FUNDING_USUAL_S`."""
+    entries = _answer(f"binance {section} funding intervals", _funding_info, body)
+    return {entry.symbol: entry.funding_interval_hours * 3600 for entry in entries}
+
+
+def funding(
+    section: str,
+    instruments: Mapping[str, Instrument],
+    body: bytes,
+    received_ns: int,
+    intervals: Mapping[str, int] | None = None,
+) -> list[Funding]:
+    """Read a fundingRate answer (settled) or a premiumIndex answer (predicted); see `Venue.funding`."""
+    what, said = f"binance {section} funding", intervals or {}
+    try:
+        settled = _settled.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return _predicted(what, instruments, body, received_ns, said)
+    before: dict[str, int] = {}
+    found: list[Funding] = []
+    for entry in settled:
+        instrument = instruments.get(entry.symbol)
+        if instrument is None:
+            continue
+        interval_s = said.get(entry.symbol, FUNDING_USUAL_S)
+        if entry.symbol in before:
+            actual = _interval_s((entry.funding_time - before[entry.symbol]) // 1000)
+            interval_s = min(interval_s, actual or interval_s)
+        before[entry.symbol] = entry.funding_time
+        found.append(
+            Funding(
+                instrument=instrument.id,
+                exchange_ns=entry.funding_time * MS,
+                received_ns=received_ns,
+                rate=_rate(entry.funding_rate),
+                interval_s=interval_s,
+                settled=True,
+            )
+        )
+    return found
+
+
+def _interval_s(distance_s: int) -> int:
+    """Return the funding interval that a distance between two events is; 0 when it is none shorter than the usual."""
+    return next((known for known in _INTERVALS_S if abs(distance_s - known) <= FUNDING_TOLERANCE_S), 0)
+
+
+def _predicted(
+    what: str, instruments: Mapping[str, Instrument], body: bytes, received_ns: int, intervals: Mapping[str, int]
+) -> list[Funding]:
+    return [
+        Funding(
+            instrument=instruments[entry.symbol].id,
+            exchange_ns=entry.next_funding_time * MS,
+            received_ns=received_ns,
+            rate=_rate(entry.last_funding_rate),
+            interval_s=intervals.get(entry.symbol, FUNDING_USUAL_S),
+            settled=False,
+        )
+        for entry in _premiums(what, body)
+        if entry.symbol in instruments and entry.last_funding_rate and entry.next_funding_time
+    ]
+
+
+def _premiums(what: str, body: bytes) -> list[_Premium]:
+    answer = _answer(what, _premium, body)
+    return answer if isinstance(answer, list) else [answer]
+
+
+def marks(section: str, instruments: Mapping[str, Instrument], body: bytes, received_ns: int) -> list[MarkPrice]:
+    """Read a premiumIndex answer, of one symbol or of all; see `Venue.marks`."""
+    found: list[MarkPrice] = []
+    for entry in _premiums(f"binance {section} mark prices", body):
+        instrument = instruments.get(entry.symbol)
+        if instrument is None:
+            continue
+        decimals = instrument.price_decimals - _zeros(instrument)
+        has_funding = bool(entry.last_funding_rate and entry.next_funding_time)
+        found.append(
+            MarkPrice(
+                instrument=instrument.id,
+                exchange_ns=entry.time * MS,
+                received_ns=received_ns,
+                mark=fixed_rounded(entry.mark_price, decimals),
+                index=fixed_rounded(entry.index_price, decimals) if entry.index_price else 0,
+                funding_rate=_rate(entry.last_funding_rate) if has_funding else 0,
+                next_funding_ns=entry.next_funding_time * MS if has_funding else 0,
+            )
+        )
+    return found
+
+
+def aggregates(section: str, instrument: Instrument, body: bytes, received_ns: int = 0) -> list[Trade]:
+    """Read an aggTrades answer; see `Venue.aggregates`."""
+    answer = _answer(f"binance {section} aggregates of {instrument.native_symbol}", _rest_aggregates, body)
+    return [
+        _flagged(
+            _aggregate(
+                instrument,
+                _AggTrade(s="", a=one.a, p=one.p, q=one.q, f=one.f, l=one.l, T=one.T, m=one.m, nq=one.nq),
+                received_ns,
+            )
+        )
+        for one in answer
+    ]
+
+
+def recent_trades(section: str, instrument: Instrument, body: bytes, received_ns: int = 0) -> list[Trade]:
+    """Read a trades or historicalTrades answer; see `Venue.recent_trades`.
+
+    The answer does not say which prints are the insurance fund's: a print without price or quantity is `INTERNAL`, any
+    other one counts as a trade.
+    """
+    answer = _answer(f"binance {section} trades of {instrument.native_symbol}", _rest_trades, body)
+    found: list[Trade] = []
+    for one in answer:
+        kind = "RPI" if one.is_rpi_trade else "MARKET"
+        if not one.qty.strip("0.") or not one.price.strip("0."):
+            kind = "ADL"
+        message = _Trade(s="", t=one.id, p=one.price, q=one.qty, T=one.time, m=one.is_buyer_maker, X=kind)
+        found += [
+            _flagged(event) for event in _trade(instrument, message, b"", received_ns) if isinstance(event, Trade)
+        ]
+    return found
+
+
+def _flagged(trade: Trade) -> Trade:
+    return msgspec.structs.replace(trade, flags=trade.flags | TradeFlag.BACKFILL)
+
+
+def server_time(body: bytes) -> int:
+    """Read a time answer, in ns.
+
+    >>> server_time(b'{"serverTime":1499827319559}')
+    1499827319559000000
+    """
+    return _answer("binance server time", _server_time, body).serverTime * MS
 
 
 # -- instruments -------------------------------------------------------------------------------------------------------
