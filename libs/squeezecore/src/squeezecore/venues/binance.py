@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ from squeezecore.market import (
     Trade,
     TradeFlag,
     Trades,
+    cut,
     default_price_decimals,
     default_qty_decimals,
 )
@@ -463,74 +464,98 @@ def _parse_lines(
     messages = [one.data for one in _many_wrapped.decode_lines(lines)] if wrapped else _many_bare.decode_lines(lines)
     if len(messages) != len(frames):
         return None
-    groups: dict[tuple[str, type[_Print]], tuple[list[Any], list[int]]] = {}
+    prints: list[_Print] = []
+    heard: list[int] = []
     others: list[Event] = []
     for message, received, frame in zip(messages, received_ns, frames, strict=True):
         if isinstance(message, _Trade | _AggTrade) and message.s in instruments:
-            prints, heard = groups.setdefault((message.s, type(message)), ([], []))
             prints.append(message)
             heard.append(received)
         else:
             others += _events(instruments, message, frame, received)
-    trades: dict[str, Trades] = {}
-    for (native, kind), (prints, heard) in groups.items():
-        instrument = instruments[native]
-        columns = (_trade_columns if kind is _Trade else _aggregate_columns)(instrument, prints, heard)
-        if columns is None or instrument.id in trades:
-            return None
-        trades[instrument.id] = columns
-    return Parsed(trades, others, [])
+    trades = _lay_out(instruments, prints, heard) if prints else {}
+    return None if trades is None else Parsed(trades, others, [])
 
 
-def _trade_columns(instrument: Instrument, prints: list[_Trade], heard: list[int]) -> Trades | None:
-    """Lay single prints out; None where one is no order-book trade."""
-    if not _FLAGS.keys() >= {one.X for one in prints}:
+def _lay_out(instruments: Mapping[str, Instrument], prints: list[_Print], heard: list[int]) -> dict[str, Trades] | None:
+    """Lay prints out in columns, an instrument's together; None where one is out of the ordinary."""
+    natives = [one.s for one in prints]
+    numbers = {native: number for number, native in enumerate(dict.fromkeys(natives))}
+    named = {native: instruments[native] for native in numbers}
+    if len({one.id for one in named.values()}) != len(named) or len({one.margin for one in named.values()}) != 1:
         return None
-    return _print_columns(instrument, prints, [one.t for one in prints], heard, [_FLAGS[one.X] for one in prints])
+    marked = _ids_and_flags(named, prints)
+    amounts = _amounts_of(named, prints)
+    if marked is None or amounts is None:
+        return None
+    whole = Trades(
+        id=np.array(marked[0], np.int64),
+        exchange_ns=np.array([one.T for one in prints], np.int64) * MS,
+        received_ns=np.array(heard, np.int64),
+        price=np.array(amounts[0], np.int64),
+        qty=np.array(amounts[1], np.int64),
+        quote_cents=np.array(amounts[2], np.int64),
+        side=np.where([one.m for one in prints], np.int8(Side.SELL), np.int8(Side.BUY)),
+        flags=np.array(marked[1], np.uint8),
+    )
+    names = [instrument.id for instrument in named.values()]
+    if len(names) == 1:
+        return {names[0]: whole}
+    number = np.array([numbers[native] for native in natives])
+    order = np.argsort(number, kind="stable")
+    ordered = Trades._make(column[order] for column in whole)
+    ends = np.cumsum(np.bincount(number)).tolist()
+    return {name: cut(ordered, start, end) for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True)}
 
 
-def _aggregate_columns(instrument: Instrument, prints: list[_AggTrade], heard: list[int]) -> Trades | None:
-    """Lay aggregates out; None where one has its ids the wrong way round."""
-    if any([one.l < one.f for one in prints]):  # noqa: C419 (a list is faster here)
+def _ids_and_flags(instruments: Mapping[str, Instrument], prints: list[_Print]) -> tuple[list[int], list[int]] | None:
+    """Return ids and flags; None where a single print is no order-book trade, or an aggregate has its ids in no order."""
+    kinds = set(map(type, prints))
+    if kinds == {_Trade}:
+        singles = cast("list[_Trade]", prints)
+        if not _FLAGS.keys() >= {one.X for one in singles}:
+            return None
+        return [one.t for one in singles], [_FLAGS[one.X] for one in singles]
+    if kinds != {_AggTrade}:
+        return None
+    aggregates = cast("list[_AggTrade]", prints)
+    if any([one.l < one.f for one in aggregates]):  # noqa: C419 (a list is faster here)
         return None
     rpi = int(TradeFlag.RPI)
     flags = [
-        rpi if one.nq is not None and one.nq != one.q and _differs(instrument, one.nq, one.q) else 0 for one in prints
+        rpi if one.nq is not None and one.nq != one.q and _differs(instruments[one.s], one.nq, one.q) else 0
+        for one in aggregates
     ]
-    return _print_columns(instrument, prints, [one.a for one in prints], heard, flags)
+    return [one.a for one in aggregates], flags
 
 
-def _print_columns(
-    instrument: Instrument, prints: Sequence[_Print], ids: list[int], heard: list[int], flags: list[int]
-) -> Trades | None:
-    """Do what `amounts` does to a whole column; None where a print has no price or no quantity."""
-    multiplier = instrument.multiplier
-    decimals = instrument.price_decimals - (len(str(multiplier)) - 1)
-    prices = [fixed_again(one.p, decimals) for one in prints]
+def _amounts_of(
+    instruments: Mapping[str, Instrument], prints: list[_Print]
+) -> tuple[list[int], list[int], list[int]] | None:
+    """Do what `amounts` does to whole columns; None where a print has no price or no quantity."""
+    scales = {
+        native: (instrument, instrument.price_decimals - _zeros(instrument))
+        for native, instrument in instruments.items()
+    }
+    prices = [fixed_again(one.p, scales[one.s][1]) for one in prints]
     if min(prices) == 0:
         return None
-    cents = np.full(len(ids), -1, np.int64)
-    if instrument.margin is Margin.INVERSE:
-        size, scale = int(instrument.contract_size), 10 ** (instrument.qty_decimals + instrument.price_decimals)
-        quotes = [fixed_again(one.q, 0) * size for one in prints]
-        quantities = [half_away(quote * scale, price) for quote, price in zip(quotes, prices, strict=True)]
-        cents[:] = [quote * CENTS for quote in quotes]
+    if instruments[prints[0].s].margin is Margin.INVERSE:
+        sizes = {native: int(instrument.contract_size) for native, instrument in instruments.items()}
+        powers = {native: 10 ** (one.qty_decimals + one.price_decimals) for native, one in instruments.items()}
+        quotes = [fixed_again(one.q, 0) * sizes[one.s] for one in prints]
+        quantities = [
+            half_away(quote * powers[one.s], price) for one, quote, price in zip(prints, quotes, prices, strict=True)
+        ]
+        cents = [quote * CENTS for quote in quotes]
     else:
-        quantities = [fixed_again(one.q, instrument.qty_decimals) for one in prints]
-        if multiplier != 1:
-            quantities = [quantity * multiplier for quantity in quantities]
-    if min(quantities) == 0:
-        return None
-    return Trades(
-        id=np.array(ids, np.int64),
-        exchange_ns=np.array([one.T for one in prints], np.int64) * MS,
-        received_ns=np.array(heard, np.int64),
-        price=np.array(prices, np.int64),
-        qty=np.array(quantities, np.int64),
-        quote_cents=cents,
-        side=np.where([one.m for one in prints], np.int8(Side.SELL), np.int8(Side.BUY)),
-        flags=np.array(flags, np.uint8),
-    )
+        quantities = [fixed_again(one.q, scales[one.s][0].qty_decimals) for one in prints]
+        if any(instrument.multiplier != 1 for instrument in instruments.values()):
+            quantities = [
+                quantity * instruments[one.s].multiplier for one, quantity in zip(prints, quantities, strict=True)
+            ]
+        cents = [-1] * len(prints)
+    return None if min(quantities) == 0 else (prices, quantities, cents)
 
 
 _FLOW = {"MARKET": TradeFlag(0), "RPI": TradeFlag.RPI}
