@@ -45,6 +45,9 @@ RECONNECT_S = 0.1
 PAUSE_S = 0.05
 WATCH_S = 0.5
 
+PAYLOAD_BYTES_MAX = (
+    wire.PAYLOAD_BYTES_MAX - 1024
+)  # servers count the headers in, and cut the connection of who sends more
 IN_FLIGHT_MAX = 512  # messages sent and not acknowledged, of one publish_all
 IN_FLIGHT_BYTES_MAX = 16 << 20
 AHEAD_MAX = 1000  # messages a reader asks for before they are pulled
@@ -177,7 +180,7 @@ class Bus(Protocol):
         Args:
             bucket: one of `BUCKETS`.
             key: letters, digits and `-_=/`, parted by dots.
-            value: at most `wire.PAYLOAD_BYTES_MAX`.
+            value: at most `PAYLOAD_BYTES_MAX`.
             revision: set only if this is the present one; 0: only if there is none.
 
         Raises:
@@ -242,7 +245,7 @@ def check_key(bucket: str, key: str) -> None:
         raise UsageError(f"key was {key!r}, allowed are A-Z a-z 0-9 - _ = / in parts between dots")
 
 
-def check_size(what: str, data: bytes, limit: int = wire.PAYLOAD_BYTES_MAX) -> None:
+def check_size(what: str, data: bytes, limit: int = PAYLOAD_BYTES_MAX) -> None:
     """Refuse a payload that the bus would refuse."""
     if len(data) > limit:
         raise BusError(f"{what} had {len(data)} bytes, the bus takes {limit}: send less in one message")
@@ -477,6 +480,11 @@ class JetStream:
         await self.client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
         self._up.set()
         account = await self.call("INFO", {}, wait_s=wait_s)
+        if self.client.max_payload < wire.PAYLOAD_BYTES_MAX:
+            raise BusError(
+                f"NATS server at {self._url} takes messages of {self.client.max_payload} bytes, "
+                f"{wire.PAYLOAD_BYTES_MAX} are needed: raise its max_payload"
+            )
         level = int(account.get("api", {}).get("level", 0))
         if level < API_LEVEL_MIN:
             raise BusError(
@@ -562,12 +570,6 @@ class JetStream:
         self._waiting[token] = future
         try:
             await self.client.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
-        except nats.errors.MaxPayloadError as error:
-            self._waiting.pop(token, None)
-            raise BusError(
-                f"message for {subject} had {len(data)} bytes, the server takes {self.client.max_payload}: "
-                "raise its max_payload to 1 MB"
-            ) from error
         except (nats.errors.Error, OSError) as error:
             self._waiting.pop(token, None)
             if not future.done():
