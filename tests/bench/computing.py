@@ -11,9 +11,10 @@ from tests.bench.measuring import Figure, Stopwatch, at_most, median_of_parts, p
 from tests.bench.phases import figures as phase_figures
 from tests.bench.stage import ASSET, START, WARMUP_DAYS, Stage, first_day
 
-from squeezecore import backtest, simulator, squeeze, tape
+from squeezecore import backtest, fold, simulator, squeeze, tape
 from squeezecore.adapters import scanning
 from squeezecore.adapters.runner import make_spec
+from squeezecore.fold import Fold, Result
 from squeezecore.market import DAY_S, FundingSeries, Instrument, Rows, concat, cut
 from squeezecore.spec import BacktestSpec, day_start_s
 
@@ -27,13 +28,13 @@ PARTS = (
     (backtest, "data_hash", "data hash"),
     (tape, "pack", "tape pack"),
     (tape, "unpack", "tape unpack"),
-    (backtest.Fold, "_look", "engine: phase 5 over quiet seconds"),
-    (backtest.Fold, "_catch_up", "engine: phase 5 over quiet seconds"),
-    (backtest.Fold, "_rest", "equity path and limits of quiet seconds"),
-    (backtest.Fold, "_step", "eventful seconds: engine, limits, exchange, ledger"),
-    (backtest.Fold, "_work", "seconds of open orders: exchange, ledger"),
-    (backtest.Fold, "_sign", "result hash"),
-    (backtest, "deepen", "drawdown"),
+    (Fold, "_look", "engine: phase 5 over quiet seconds"),
+    (Fold, "_catch_up", "engine: phase 5 over quiet seconds"),
+    (Fold, "_rest", "equity path and limits of quiet seconds"),
+    (Fold, "_step", "eventful seconds: engine, limits, exchange, ledger"),
+    (Fold, "_work", "seconds of open orders: exchange, ledger"),
+    (Fold, "_sign", "result hash"),
+    (fold, "deepen", "drawdown"),
     (scanning, "code_version", "code hash"),
 )
 
@@ -76,13 +77,13 @@ def make_world(days: int = DAYS) -> World:
     )
 
 
-def run(world: World) -> tuple[backtest.Result, list[backtest.DayScan]]:
+def run(world: World) -> tuple[Result, list[backtest.DayScan]]:
     """Do what a run does between reading rows and storing results, in one process."""
     version = scanning.code_version()
     params = squeeze.params_from(world.spec.params)
     scanned = list(backtest.scan_days(params, ASSET, world.warmup, world.days, world.spec.warmup_s))
     scans = [scan for scan, _ in scanned]
-    fold = backtest.Fold(world.spec, {ASSET: world.instrument}, {ASSET: world.funding}, version)
+    fold = Fold(world.spec, {ASSET: world.instrument}, {ASSET: world.funding}, version)
     repaired = backtest.repair(scans, lambda *_: iter(()))
     for scan, features in scanned:
         fold.add_day(scan.day, {ASSET: scan}, world.read, {ASSET: features})

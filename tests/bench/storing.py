@@ -13,6 +13,7 @@ from squeezecore import backtest, simulator, squeeze
 from squeezecore.adapters import embedded, runner, scanning
 from squeezecore.adapters.operations import open_store
 from squeezecore.adapters.store import Store
+from squeezecore.fold import Fold, Result
 from squeezecore.market import DAY_S
 from squeezecore.spec import BacktestSpec, day_start_s
 
@@ -32,8 +33,8 @@ PARTS = (
     (backtest, "hash_hours", "map"),
     (squeeze, "scan", "map"),
     (squeeze, "fingerprint", "map"),
-    (backtest.Fold, "add_day", "fold"),
-    (backtest.Fold, "finish", "fold"),
+    (Fold, "add_day", "fold"),
+    (Fold, "finish", "fold"),
 )
 
 
@@ -58,10 +59,10 @@ def figures(stage: Stage) -> list[Figure]:
     ]
 
 
-def _from_store(store: Store, spec: BacktestSpec, instruments: Any, funding: Any) -> backtest.Result:
+def _from_store(store: Store, spec: BacktestSpec, instruments: Any, funding: Any) -> Result:
     params = squeeze.params_from(spec.params)
     (item,) = backtest.plan(spec)
-    fold, recent = backtest.Fold(spec, instruments, funding, scanning.code_version()), scanning.Recent()
+    fold, recent = Fold(spec, instruments, funding, scanning.code_version()), scanning.Recent()
     reader = runner._Reader(store, recent)
     for scan in scanning.scan_item(store, spec, params, item, recent):
         fold.add_day(scan.day, {ASSET: scan}, reader)

@@ -10,19 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from squeezecore import backtest
+from squeezecore import backtest, squeeze
 from squeezecore.errors import UsageError
+from squeezecore.fold import DayResult, Fold
 from squeezecore.market import DAY_S, Rows
 from squeezecore.spec import BacktestSpec, Costs, Limits, canonical, day_start_s
 from squeezecore.trading import USD_E8, ExitReason
 from support.backtest_worlds import START, World, world
 
 
-def same(a: list[backtest.DayResult], b: list[backtest.DayResult]) -> bool:
+def same(a: list[DayResult], b: list[DayResult]) -> bool:
     return [bits(x) for x in a] == [bits(y) for y in b]
 
 
-def bits(day: backtest.DayResult) -> tuple[bytes, ...]:
+def bits(day: DayResult) -> tuple[bytes, ...]:
     return tuple(part.tobytes() if isinstance(part, np.ndarray) else canonical(part) for part in day)
 
 
@@ -159,13 +160,13 @@ def test_equity_has_a_point_a_minute_and_one_at_each_fill():
 
 def test_days_must_be_folded_in_order_and_all_of_them():
     drawn = world(1, days=2, seconds=100)
-    fold = backtest.Fold(drawn.spec, {"BTC": drawn_instrument()})
+    fold = Fold(drawn.spec, {"BTC": drawn_instrument()})
     with pytest.raises(UsageError, match="fold the days in order"):
         fold.add_day(START + dt.timedelta(1), {}, drawn.read)
     with pytest.raises(UsageError, match="fold all, then finish"):
         fold.finish()
     with pytest.raises(UsageError, match="no traded instrument is known for BTC"):
-        backtest.Fold(drawn.spec, {})
+        Fold(drawn.spec, {})
 
 
 def drawn_instrument():
@@ -176,7 +177,7 @@ def drawn_instrument():
 
 def test_a_run_without_a_single_row_ends_with_its_capital():
     spec = BacktestSpec(assets=("BTC",), start=START, end=START + dt.timedelta(1))
-    fold = backtest.Fold(spec, {"BTC": drawn_instrument()})
+    fold = Fold(spec, {"BTC": drawn_instrument()})
     for day in spec.days():
         fold.add_day(day, {}, World(spec, {}, {}, {}).read)
     result = fold.finish()
@@ -209,7 +210,7 @@ def test_two_values_that_change_places_change_the_hash():
 
 def test_a_days_data_hash_does_not_depend_on_the_block_it_was_scanned_in():
     drawn = world(2, days=4, seconds=DAY_S, holes=0)
-    params = backtest.params_from({})
+    params = squeeze.params_from({})
     days = [(day, drawn.read("BTC", day_start_s(day), day_start_s(day) + DAY_S)) for day in drawn.spec.days()]
     whole = list(backtest.scan_block(params, "BTC", drawn.read("BTC", 0, 0), days))
     start = backtest.warmup_start_s(days[2][0])
@@ -238,7 +239,7 @@ def test_the_result_hash_signs_spec_code_data_and_what_came_out():
     assert result is not None
     assert again is not None
     assert result.result_hash == again.result_hash
-    fold = backtest.Fold(drawn.spec, {"BTC": drawn_instrument()}, drawn.funding, "other code")
+    fold = Fold(drawn.spec, {"BTC": drawn_instrument()}, drawn.funding, "other code")
     fold.add_day(START, drawn.scans[START], drawn.read)
     other = fold.finish()
     assert other.result_hash != result.result_hash

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from squeezecore import report
-from squeezecore.backtest import Result
+from squeezecore.fold import Result
 from squeezecore.ledger import Drawdown
 from squeezecore.report import DayFacts, Summary, Trade
 from squeezecore.spec import canonical

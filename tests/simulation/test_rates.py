@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from squeezecore import backtest, squeeze
+from squeezecore.fold import Fold, Result
 from squeezecore.market import DAY_S, Rows, concat, cut
 from squeezecore.simulator import WorldSpec, asset_config, instruments, simulate_day
 from squeezecore.spec import BacktestSpec, day_start_s
@@ -32,7 +33,7 @@ class Rates(NamedTuple):
     records_a_day: float
 
 
-def run(kind: str, asset: str, seed: int, days: int) -> backtest.Result:
+def run(kind: str, asset: str, seed: int, days: int) -> Result:
     """Backtest an asset's simulated days in memory, as one block."""
     world = WorldSpec(seed=seed, start=START, days=days, assets=(asset,), kind=kind)
     made = [simulate_day(world, asset, START + dt.timedelta(n)) for n in range(-WARMUP_DAYS, days)]
@@ -46,7 +47,7 @@ def run(kind: str, asset: str, seed: int, days: int) -> backtest.Result:
     begun = day_start_s(START)
     warmup = read(asset, backtest.warmup_start_s(START, spec.warmup_s), begun)
     rows = ((day, read(asset, day_start_s(day), day_start_s(day) + DAY_S)) for day in spec.days())
-    fold = backtest.Fold(spec, {asset: traded_of(asset)}, {asset: funding}, "test")
+    fold = Fold(spec, {asset: traded_of(asset)}, {asset: funding}, "test")
     for scan in backtest.scan_block(squeeze.params_from(spec.params), asset, warmup, rows, spec.warmup_s):
         fold.add_day(scan.day, {asset: scan}, read)
     return fold.finish(0)

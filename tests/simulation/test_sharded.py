@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from squeezecore import backtest, squeeze
+from squeezecore.fold import Fold, Result
 from squeezecore.market import DAY_S, FundingSeries, Rows, concat, cut
 from squeezecore.simulator import WorldSpec, asset_config, instruments, simulate_day
 from squeezecore.spec import BacktestSpec, day_start_s
@@ -55,13 +56,13 @@ class Run:
         items = backtest.plan(self.spec, shards)
         return [s for item in items for s in self.scan_from(item.asset, item.first_day, item.days()[-1])]
 
-    def fold(self, scans: list[backtest.DayScan], repaired: int = 0) -> backtest.Result:
+    def fold(self, scans: list[backtest.DayScan], repaired: int = 0) -> Result:
         traded = {
             asset: next(i for i in instruments(asset) if i.id == asset_config(asset).traded)
             for asset in self.spec.assets
         }
         funding = {asset: market(asset, self.days)[1] for asset in self.spec.assets}
-        fold = backtest.Fold(self.spec, traded, funding, "test")
+        fold = Fold(self.spec, traded, funding, "test")
         by_day = {(s.asset, s.day): s for s in scans}
         for day in self.spec.days():
             fold.add_day(day, {asset: by_day[asset, day] for asset in self.spec.assets}, self.read)

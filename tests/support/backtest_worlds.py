@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from squeezecore import backtest, squeeze, tape
+from squeezecore.fold import DayResult, Fold, Result
 from squeezecore.market import DAY_S, PPM, FundingSeries, Instrument, Rows, concat, cut, empty
 from squeezecore.spec import BacktestSpec, day_start_s
 from squeezecore.squeeze import Features
@@ -40,9 +41,9 @@ class World(NamedTuple):
 
     def run(
         self, *, every_second: bool = False, days: int | None = None
-    ) -> tuple[backtest.Result | None, list[backtest.DayResult]]:
+    ) -> tuple[Result | None, list[DayResult]]:
         """Fold the world; with `days` only its first ones, unfinished."""
-        fold = backtest.Fold(self.spec, INSTRUMENTS, self.funding, "test", every_second=every_second)
+        fold = Fold(self.spec, INSTRUMENTS, self.funding, "test", every_second=every_second)
         results = [fold.add_day(day, self.scans.get(day, {}), self.read) for day in self.spec.days()[:days]]
         return (fold.finish() if days is None else None), results
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from squeezecore import backtest
 from squeezecore.adapters import embedded, trials
 from squeezecore.adapters.store import Store
 from squeezecore.adapters.tables import Trial
+from squeezecore.fold import Fold, Result
 from squeezecore.spec import BacktestSpec, canonical, day_start_s, digest
 from squeezecore.trading import USD_E8
 from support.market_worlds import BTC, ETH
@@ -26,13 +26,13 @@ def spec_of(
     return BacktestSpec(assets=assets, start=first, end=first + dt.timedelta(days - 1), capital_usd=1_000 + number)
 
 
-def result_of(spec: BacktestSpec, data: int = 0, code: str = "code") -> backtest.Result:
+def result_of(spec: BacktestSpec, data: int = 0, code: str = "code") -> Result:
     """Make a finished run whose equity walks at random, by what was asked and by the data it read."""
     days = len(spec.days())
     seed = int(digest(canonical(spec), str(data).encode()), 16)
     walk = np.cumsum(np.random.default_rng(seed).integers(-100, 101, days * 24))
     equity = spec.capital_usd * USD_E8 + walk * USD_E8 // 100
-    fold = backtest.Fold(spec, {"BTC": BTC, "ETH": ETH}, {}, code)
+    fold = Fold(spec, {"BTC": BTC, "ETH": ETH}, {}, code)
     for day in spec.days():
         fold.add_day(day, {}, no_rows)
     empty = fold.finish()

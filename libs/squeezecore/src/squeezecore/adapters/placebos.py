@@ -35,8 +35,9 @@ from squeezecore.adapters.pool import run_tasks
 from squeezecore.adapters.scratch import scratch as scratch_folder
 from squeezecore.adapters.store import Store
 from squeezecore.adapters.tables import BacktestRun, PlaceboRun
-from squeezecore.backtest import DayScan, Fold, Result, holes_of, warmup_start_s
+from squeezecore.backtest import DayScan, holes_of, warmup_start_s
 from squeezecore.errors import SqueezeError, UsageError
+from squeezecore.fold import Fold, Result
 from squeezecore.market import DAY_S, PPM, FundingSeries, Instrument, Rows, concat, cut
 from squeezecore.placebo import Hours, Market
 from squeezecore.spec import BacktestSpec, day_start_s

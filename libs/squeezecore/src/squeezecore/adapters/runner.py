@@ -30,6 +30,7 @@ from squeezecore.adapters.operations import Progress, Report, assets, open_store
 from squeezecore.adapters.store import Store
 from squeezecore.adapters.tables import BacktestRun
 from squeezecore.errors import DataHoleError, SpecError, SqueezeError, UsageError
+from squeezecore.fold import DayResult, Fold, Result
 from squeezecore.market import DAY_S, FundingSeries, Instrument, Rows, empty
 from squeezecore.report import Summary, Trade
 from squeezecore.spec import BacktestSpec, Costs, Limits, canonical, day_start_s, nearest
@@ -262,13 +263,13 @@ class _Run:
         self._tapes_bytes = 0
         self._days = spec.days()
         self._folded = self._trades = 0
-        self._unstored: list[core.DayResult] = []
+        self._unstored: list[DayResult] = []
 
     def fold(
         self, instruments: Mapping[str, Instrument], funding: Mapping[str, FundingSeries], version: str
-    ) -> core.Result:
+    ) -> Result:
         """Scan what is missing, repair seams, fold all days, and store each day's results."""
-        fold = core.Fold(self._spec, instruments, funding, version)
+        fold = Fold(self._spec, instruments, funding, version)
         total = len(self._days) * len(self._spec.assets)
         for scan in scanning.stored(self._store, self._run_id) if self._resume else ():
             self._scans[scan.asset, scan.day] = scan
@@ -320,7 +321,7 @@ class _Run:
                 return False
         return True
 
-    def _advance(self, fold: core.Fold) -> None:
+    def _advance(self, fold: Fold) -> None:
         while self._folded < len(self._days) and self._certain(self._days[self._folded]):
             day = self._days[self._folded]
             scans = self._with_tapes(day)
@@ -363,7 +364,7 @@ class _Run:
         self._keeper.flush()
         return len(repaired)
 
-    def _store_day(self, day: core.DayResult) -> None:
+    def _store_day(self, day: DayResult) -> None:
         """Keep a day's results for the next flush: an insert costs the same for a day as for ten."""
         self._unstored.append(day)
         if len(self._unstored) >= FLUSH_DAYS:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from squeezecore import statistics
 from squeezecore.adapters.store import Store
 from squeezecore.adapters.tables import BacktestRun, Trial
-from squeezecore.backtest import Result
+from squeezecore.fold import Result
 from squeezecore.spec import BacktestSpec, canonical, day_start_s, digest
 from squeezecore.trading import USD_E8
 
