@@ -288,6 +288,11 @@ def taken_over(stream: str, name: str) -> BusError:
     return BusError(f"reader {name} of {stream} was taken over by another process: run it once")
 
 
+def stale_key(bucket: str, key: str, revision: int | None) -> Conflict:
+    """Say that somebody else set a key."""
+    return Conflict(f"key {key} of {bucket} is no longer of revision {revision}: read it and decide again")
+
+
 def stream_config(name: str, limits: Limits, replicas: int = 1) -> dict[str, Any]:
     """Return a stream's configuration as the server keeps it; lengths of time in ns."""
     config = {
@@ -794,7 +799,7 @@ class JetStream:
                 f"NATS server at {self._url} did not take {key} within {CALL_S_MAX:.0f} s: is it up?"
             ) from error
         if seq is None:
-            raise Conflict(f"key {key} of {bucket} is no longer of revision {revision}: read it and decide again")
+            raise stale_key(bucket, key, revision)
         return seq
 
     async def watch(self, bucket: str, key: str) -> AsyncIterator[tuple[bytes, int]]:
