@@ -148,7 +148,7 @@ def test_all_but_the_largest_trades_are_shown_in_steps_of_five_seconds(
 
 def test_minutes_are_their_seconds(market: Market, run: RunPage) -> None:
     rows = market.store.read_rows("BTC", START, START + 3 * DAY_S)
-    pack = run.series[0].minutes
+    pack = run.series[0].base
     columns, scale = unpack(pack), scales(pack)
     assert pack.count == 3 * 1440
     np.testing.assert_array_equal(columns["ts"], rows.ts[::60])
@@ -159,6 +159,65 @@ def test_minutes_are_their_seconds(market: Market, run: RunPage) -> None:
     np.testing.assert_array_equal(columns["low"] * price, by_minute["low"].min(axis=1))
     np.testing.assert_array_equal(columns["close"] * price, by_minute["close"][:, -1])
     np.testing.assert_array_equal(columns["perp_cvd"], np.rint(np.cumsum(rows.perp_delta)[59::60] / 100))
+
+
+@pytest.fixture(scope="module")
+def coarse(market: Market, run_id: str) -> charting.Charts:
+    """Give the charts as those of a run too long for minutes: steps of five, here after one day."""
+    kept = market.store.run(run_id)
+    assert kept is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charting, "STEPS", ((1, 60), (10, 300)))
+        trades = market.store.trades(run_id)
+        return charting.make_charts(market.store, kept, trades, market.store.decisions(run_id), silent)
+
+
+def test_a_long_run_is_shown_in_steps_and_in_minutes_near_trades(
+    market: Market, run: RunPage, coarse: charting.Charts
+) -> None:
+    whole, near = unpack(coarse.series[0].base), unpack(coarse.series[0].seconds)
+    assert coarse.series[0].step_s == 300
+    assert coarse.series[0].seconds == run.series[0].seconds
+    assert whole["ts"][0] == START
+    assert (whole["ts"][:-1] + whole["width"][:-1]).tolist() == whole["ts"][
+        1:
+    ].tolist()  # one row after the other, no gap
+    assert whole["ts"][-1] + whole["width"][-1] == START + 3 * DAY_S
+    fine = np.isin(whole["ts"] // 300, near["ts"] // 300)
+    assert 0 < fine.sum() < len(fine)
+    assert whole["width"].tolist() == np.where(fine, 60, 300).tolist()
+    rows = market.store.read_rows("BTC", START, START + 3 * DAY_S)
+    price = (
+        10 ** market.store.instruments()["binance:BTC-USDT-PERP"].price_decimals
+        // scales(coarse.series[0].base)["close"]
+    )
+    flow = np.cumsum(rows.perp_delta)
+    for at in range(0, len(fine), 7):
+        first, end = int(whole["ts"][at]) - START, int(whole["ts"][at] + whole["width"][at]) - START
+        assert whole["open"][at] * price == rows.open[first]
+        assert whole["high"][at] * price == rows.high[first:end].max()
+        assert whole["low"][at] * price == rows.low[first:end].min()
+        assert whole["close"][at] * price == rows.close[end - 1]
+        assert whole["perp_cvd"][at] == round(flow[end - 1] / 100)
+
+
+def test_a_long_runs_equity_keeps_each_steps_end_and_the_deepest_fall(run: RunPage, coarse: charting.Charts) -> None:
+    all_points, shown = unpack(run.equity), unpack(coarse.equity)
+    place = np.searchsorted(all_points["ts"], shown["ts"])
+    assert all_points["ts"][place].tolist() == shown["ts"].tolist()
+    for name in ("equity", "drawdown"):
+        assert all_points[name][place].tolist() == shown[name].tolist()
+    assert shown["drawdown"].min() == all_points["drawdown"].min()
+    ends = {int(ts) // 300: int(ts) for ts in all_points["ts"]}
+    assert set(ends.values()) <= set(shown["ts"].tolist())
+    assert len(shown["ts"]) <= len(ends) + 3
+
+
+def test_a_month_is_shown_in_minutes_and_a_year_is_not() -> None:
+    def step(days: int) -> int:
+        return charting.step_of(runner.make_spec(assets=["BTC"], start=FIRST, end=FIRST + dt.timedelta(days - 1)))
+
+    assert [step(days) for days in (1, 31, 92, 93, 366, 1_000)] == [60, 60, 60, 300, 300, 900]
 
 
 def test_the_score_at_an_entry_is_the_trades_score_and_its_sign_the_direction(
@@ -277,7 +336,8 @@ def test_placebos_and_cost_stress_are_made_once_and_few_of_them_prove_nothing(ma
     assert not random.note
     reasons = " ".join(reason.text for reason in first.verdict.reasons)
     assert "Against random entries, p = " in reasons
-    assert "Against shuffled" not in reasons
+    assert "Against shuffled perp flow there were 2 runs, too few to count (19 are needed)" in reasons
+    assert "No placebo" not in reasons
 
 
 # --- runs that are not as they should be ---
@@ -290,7 +350,7 @@ def test_a_run_without_trades_has_a_page_that_says_so(market: Market) -> None:
     assert run.verdict.word == "too few trades"
     assert any("no trade" in warning for warning in run.warnings)
     assert run.series[0].seconds.count == 0
-    assert run.series[0].minutes.count == 3 * 1440
+    assert run.series[0].base.count == 3 * 1440
     assert unpack(run.equity)["equity"].tolist() == [100_000 * 100] * run.equity.count
     assert all(breakdown.lines == () for breakdown in run.breakdowns)
 
@@ -309,7 +369,7 @@ def test_a_run_with_a_hole_names_it_and_leaves_it_empty(market: Market) -> None:
     assert quality.seconds_expected - quality.seconds == 1_800
     assert [day.holes for day in quality.days] == [0, 1, 0]
     assert any("1,800 of 259,200 seconds have no row" in warning for warning in run.warnings)
-    ts = unpack(run.series[0].minutes)["ts"]
+    ts = unpack(run.series[0].base)["ts"]
     assert not ((ts >= start) & (ts < start + 1_800)).any()
     assert len(ts) == 3 * 1440 - 30
 
@@ -336,7 +396,7 @@ def test_an_unfinished_run_says_what_goes_on_with_it(market: Market, run_id: str
     try:
         with pytest.raises(UsageError, match=r"run f{12} is running.*squeezeflow backtest BTC --from 2026-01-03"):
             page_of(market, "ffff")
-        assert runner.runs(market.store)[0].state == "running"
+        assert {line.run_id: line.state for line in runner.runs(market.store)}["f" * 32] == "running"
         assert page_of(market, "last").runs[0].run_id != "f" * 32
     finally:
         market.store.drop_run("f" * 32)

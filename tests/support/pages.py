@@ -73,7 +73,7 @@ def _market(asset: str, days: int) -> _Market:
     }
     bias = np.where(on, rng.integers(0, 1_500, n // 60 + 1)[np.arange(n) // 60], 0)
     packed = {
-        **{name: ("price", PRICE_SCALE, getattr(rows, name)) for name in ("open", "high", "low", "close")},
+        **{name: ("USDT", PRICE_SCALE, getattr(rows, name)) for name in ("open", "high", "low", "close")},
         "spot_cvd": ("USD", 1, np.cumsum(rows.spot_delta) // 100),
         "perp_cvd": ("USD", 1, np.cumsum(rows.perp_delta) // 100),
         "open_interest": (asset, 10, rows.open_interest // 10**7),
@@ -88,7 +88,7 @@ def _market(asset: str, days: int) -> _Market:
 
 def _packed(market: _Market, chosen: NDArray[np.int64], ts: NDArray[np.int64], first: NDArray[np.int64]) -> page.Pack:
     """Pack rows that end at `chosen` and begin at `first`: opens from the first, extremes of all, the rest at the close."""
-    series = [page.Series("ts", "s", 1, ts)]
+    series = [page.Series("ts", "s", 1, ts), page.Series("width", "s", 1, np.full(len(ts), 60))]
     for name, (unit, scale, values) in market.packed.items():
         if name == "open":
             column = values[first]
@@ -424,6 +424,7 @@ def _run(markets: dict[str, _Market], days: int, trades_a_day: int, number: int)
         start_s=start,
         end_s=end,
         capital_usd=CAPITAL_USD,
+        entry_score=4.0,
         warnings=("A hole of 7 minutes on 2026-01-04: the strategy warmed up anew after it.",) if days > 1 else (),
         verdict=_verdict(trades),
         headline=_figures(trades, values),
@@ -439,7 +440,8 @@ def _run(markets: dict[str, _Market], days: int, trades_a_day: int, number: int)
                 asset=market.asset,
                 instrument=f"binance:{market.asset}-USDT-PERP",
                 price_decimals=1 if market.asset == "BTC" else 2,
-                minutes=_minutes(market),
+                step_s=60,
+                base=_minutes(market),
                 seconds=_seconds(market, [t for t in trades if t.asset == market.asset]),
             )
             for market in markets.values()

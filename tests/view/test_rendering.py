@@ -40,7 +40,7 @@ def test_the_file_holds_the_document_and_every_pack_once() -> None:
     run, series = sample.runs[0], sample.runs[0].series[0]
     for pack, stored in (
         (run.equity, document["runs"][0]["equity"]),
-        (series.minutes, document["runs"][0]["series"][0]["minutes"]),
+        (series.base, document["runs"][0]["series"][0]["base"]),
         (series.seconds, document["runs"][0]["series"][0]["seconds"]),
     ):
         assert block(text, f"pack-{stored['data'][1:]}") == pack.data

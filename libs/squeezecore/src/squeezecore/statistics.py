@@ -882,7 +882,7 @@ def judge(
         sentence = f"Luck explains this result: {failed} of {failed + held} tests {'fails' if failed == 1 else 'fail'}."
     elif provisional:
         word = EDGE
-        sentence = f"Provisional: all {held} tests that count so far hold; those against placebos and other costs are not complete."
+        sentence = f"Provisional: all {held} tests that count hold, but placebos and cost stress are not complete."
     else:
         word, sentence = EDGE, f"Luck does not explain this result: all {held} tests hold."
     if missing:

@@ -1,7 +1,8 @@
 """A run's charts: one pass over each asset's stored days, rows and tape, into packs, bands, excursions and reasons.
 
 It is the expensive part of a report page, so it is made once for a result and kept (`run_parts`). Nothing is estimated: a
-second of the page is a row of the store, a minute is its rows.
+second of the page is a row of the store, a minute is its rows, and so are the coarser steps that a run of many months is
+shown in.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from squeezecore.squeeze import Features, params_from
 from squeezecore.trading import USD_E8, Decision
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
-PART, VERSION = "charts", 2  # of `run_parts`; another version is made anew
+PART, VERSION = "charts", 3  # of `run_parts`; another version is made anew
+MINUTE_S = 60
+STEPS = ((92, MINUTE_S), (731, 300), (10**9, 900))  # (days up to, s): how fine a run's whole length is shown
 AROUND_S = 300  # either side of an entry and an exit
 CLOSE_TRADES = 200  # of largest |pnl|, shown at one second
 COARSE_S = 5  # the others
@@ -101,6 +105,11 @@ def make_charts(
     )
 
 
+def step_of(spec: BacktestSpec) -> int:
+    """Return the step, s, in which a run's whole length is shown: a minute, or coarser where that made a file too large."""
+    return next(step for days, step in STEPS if len(spec.days()) <= days)
+
+
 def close_up(trades: Sequence[Trade]) -> frozenset[int]:
     """Return the numbers of the trades that are shown at one second: those largest in |pnl|."""
     order = sorted(range(1, len(trades) + 1), key=lambda n: (-abs(trades[n - 1].pnl_usd_e8), n))
@@ -138,8 +147,9 @@ class _Asset:
         self._spec, self._listed, self._trades, self._close_up = spec, listed, trades, close_up
         self._params = params_from(spec.params)
         self._state = squeeze.initial(self._params)
+        self._step_s = step_of(spec)
         self._cvd = np.zeros(2, np.int64)  # spot, perp, cents
-        self._minutes: list[dict[str, Ints]] = []
+        self._base: list[dict[str, Ints]] = []
         self._seconds: list[dict[str, Ints]] = []
         self._spans: list[_Span] = []
         self._extremes: dict[int, tuple[int, int]] = {}
@@ -171,12 +181,18 @@ class _Asset:
             )
         if not len(rows.ts):
             return
-        self._explain(rows)
+        trades = [
+            (number, trade)
+            for number, trade in self._trades
+            if trade.exit_ts + AROUND_S + COARSE_S >= start and trade.decided_ts - AROUND_S - COARSE_S < start + DAY_S
+        ]
+        self._explain(rows, trades)
         columns = self._columns(rows, features)
-        self._minutes.append(_folded(columns, 60))
-        self._seconds.append(self._detail(columns))
+        close, coarse = self._near(rows.ts, trades)
+        self._base.append(_based(columns, close | coarse, self._step_s))
+        self._seconds.append(_detail(columns, close, coarse))
         self._add_spans(features)
-        for number, trade in self._trades:
+        for number, trade in trades:
             first, end = np.searchsorted(rows.ts, (trade.entry_ts, trade.exit_ts))
             if first < end:
                 low, high = int(rows.low[first:end].min()), int(rows.high[first:end].max())
@@ -199,26 +215,22 @@ class _Asset:
             "quality": rows.quality_ppm,
         }  # fmt: skip
 
-    def _detail(self, columns: Mapping[str, Ints]) -> dict[str, Ints]:
-        """Keep the seconds around entries and exits, those of the smaller trades folded by five."""
-        ts = columns["ts"]
+    def _near(self, ts: Ints, trades: Sequence[tuple[int, Trade]]) -> tuple[Bools, Bools]:
+        """Return which seconds lie around entries and exits: those to be shown as they are, and those in steps of five."""
         close, coarse = np.zeros(len(ts), np.bool_), np.zeros(len(ts), np.bool_)
-        for number, trade in self._trades:
+        for number, trade in trades:
             for at in (trade.entry_ts, trade.exit_ts):
                 near = number in self._close_up
                 around = (at - AROUND_S, at + AROUND_S + 1) if near else _outwards(at, AROUND_S, COARSE_S)
                 first, end = np.searchsorted(ts, around)
                 (close if near else coarse)[first:end] = True
         coarse &= ~np.isin(ts // COARSE_S, ts[close] // COARSE_S)  # where both lie, the seconds stand
-        single = {name: column[close] for name, column in columns.items()}
-        folded = _folded({name: column[coarse] for name, column in columns.items()}, COARSE_S)
-        order = np.argsort(np.concatenate((single["ts"], folded["ts"])), kind="stable")
-        return {name: np.concatenate((single[name], folded[name]))[order] for name in columns}
+        return close, coarse
 
-    def _explain(self, rows: Rows) -> None:
+    def _explain(self, rows: Rows, trades: Sequence[tuple[int, Trade]]) -> None:
         """Scan a day on, and explain its decided seconds on the way."""
         seen = {e["ts"]: e for e in squeeze.explain_seconds(self._params, self._state, rows, self._wanted)}
-        for number, trade in self._trades:
+        for number, trade in trades:
             entry = seen.get(trade.decided_ts)
             if entry is not None:
                 record = self._entry_records.get(trade.entry_order_id)
@@ -269,33 +281,31 @@ class _Asset:
         return found
 
     def closes(self) -> tuple[Ints, Ints]:
-        """Return the minutes' last seconds and closes."""
-        if not self._minutes:
+        """Return the base rows' last seconds and closes."""
+        if not self._base:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        minutes = [np.concatenate([minute[name] for minute in self._minutes]) for name in ("ts", "close")]
-        first = self._minutes[0]  # holding begins at the first open
-        return np.append(first["ts"][0] - 1, minutes[0] + 59), np.append(first["open"][0], minutes[1])
+        ts, width, close = (np.concatenate([base[name] for base in self._base]) for name in ("ts", "width", "close"))
+        first = self._base[0]  # holding begins at the first open
+        return np.append(ts[0] - 1, ts + width - 1), np.append(first["open"][0], close)
 
     def series(self) -> AssetSeries:
         """Pack what was gathered."""
-        minutes, seconds = (
-            {
-                name: np.concatenate([block[name] for block in blocks]) if blocks else np.zeros(0, np.int64)
-                for name in ("ts", *INSTANT)
-            }
-            for blocks in (self._minutes, self._seconds)
-        )
-        prices = [minutes[name] for name in ("open", "high", "low", "close")]
+        base, seconds = _joined(self._base, ("ts", "width", *INSTANT)), _joined(self._seconds, ("ts", *INSTANT))
+        prices = [base[name] for name in ("open", "high", "low", "close")]
         shift = _common_decimals(prices, self._listed.price_decimals)
-        interest = _interest_shift(minutes["open_interest"], self._listed.qty_decimals)
+        interest = _interest_shift(base["open_interest"], self._listed.qty_decimals)
         packs = [
             pack([_column(name, values, self._listed, shift, interest) for name, values in columns.items()])
-            for columns in (minutes, seconds)
+            for columns in (base, seconds)
         ]
         return AssetSeries(
             asset=self.asset, instrument=self._listed.id, price_decimals=wording.decimals(self._listed),
-            minutes=packs[0], seconds=packs[1],
+            step_s=self._step_s, base=packs[0], seconds=packs[1],
         )  # fmt: skip
+
+
+def _joined(blocks: Sequence[Mapping[str, Ints]], names: Sequence[str]) -> dict[str, Ints]:
+    return {name: np.concatenate([b[name] for b in blocks]) if blocks else np.zeros(0, np.int64) for name in names}
 
 
 def _outwards(at: int, around: int, step: int) -> tuple[int, int]:
@@ -303,15 +313,33 @@ def _outwards(at: int, around: int, step: int) -> tuple[int, int]:
     return (at - around) // step * step, (at + around) // step * step + step
 
 
-def _folded(columns: Mapping[str, Ints], step: int) -> dict[str, Ints]:
-    """Fold seconds into the steps they lie in: extremes of prices, what stood at the close, the mean of quality."""
-    if not len(columns["ts"]):
+def _based(columns: Mapping[str, Ints], near: Bools, step: int) -> dict[str, Ints]:
+    """Fold a day into steps, and into minutes in those steps that hold seconds around a trade; `width` is each row's, s."""
+    ts = columns["ts"]
+    fine = np.isin(ts // step, ts[near] // step)
+    starts = np.where(fine, ts // MINUTE_S * MINUTE_S, ts // step * step)
+    made = _folded(columns, starts)
+    made["width"] = np.where(np.isin(made["ts"] // step, ts[near] // step), MINUTE_S, step).astype(np.int64)
+    return made
+
+
+def _detail(columns: Mapping[str, Ints], close: Bools, coarse: Bools) -> dict[str, Ints]:
+    """Keep the seconds around entries and exits, those of the smaller trades folded by five."""
+    single = {name: column[close] for name, column in columns.items()}
+    fives = {name: column[coarse] for name, column in columns.items()}
+    folded = _folded(fives, fives["ts"] // COARSE_S * COARSE_S)
+    order = np.argsort(np.concatenate((single["ts"], folded["ts"])), kind="stable")
+    return {name: np.concatenate((single[name], folded[name]))[order] for name in columns}
+
+
+def _folded(columns: Mapping[str, Ints], begins: Ints) -> dict[str, Ints]:
+    """Fold seconds into rows, given when each second's row begins: extremes of prices, what stood at the close, mean quality."""
+    if not len(begins):
         return dict(columns)
-    place = columns["ts"] // step
-    starts = np.concatenate((np.zeros(1, np.int64), np.flatnonzero(np.diff(place)) + 1))
-    ends = np.append(starts[1:], len(place)) - 1
+    starts = np.concatenate((np.zeros(1, np.int64), np.flatnonzero(np.diff(begins)) + 1))
+    ends = np.append(starts[1:], len(begins)) - 1
     made = {name: column[ends] for name, column in columns.items()}
-    made["ts"] = place[starts] * step
+    made["ts"] = begins[starts]
     made["open"] = columns["open"][starts]
     made["high"] = np.maximum.reduceat(columns["high"], starts)
     made["low"] = np.minimum.reduceat(columns["low"], starts)
@@ -323,6 +351,8 @@ def _column(name: str, values: Ints, listed: Instrument, shift: int, interest: i
     """Give a column its unit, and no more digits than it has or people read."""
     if name == "ts":
         return Series(name, "s UTC", 1, values)
+    if name == "width":
+        return Series(name, "s", 1, values)
     if name in ("open", "high", "low", "close"):
         return Series(name, listed.quote, 10 ** (listed.price_decimals - shift), values // 10**shift)
     if name in ("spot_cvd", "perp_cvd"):
@@ -385,6 +415,8 @@ def _equity(store: Store, run: BacktestRun, spec: BacktestSpec, closes: Sequence
     ts, equity = store.equity(run.run_id)
     capital = spec.capital_usd * USD_E8
     peaks = np.maximum(np.maximum.accumulate(equity), capital) if len(equity) else equity
+    kept = _kept_points(ts, equity, peaks, step_of(spec))
+    ts, equity, peaks = ts[kept], equity[kept], peaks[kept]
     held = np.full(len(ts), 1.0 if not any(len(c) for _, c in closes) else 0.0)
     there = [(stamps, close) for stamps, close in closes if len(stamps)]
     for stamps, close in there:
@@ -396,3 +428,14 @@ def _equity(store: Store, run: BacktestRun, spec: BacktestSpec, closes: Sequence
         Series("drawdown", "share", DRAWDOWN_SCALE, np.rint((equity / np.maximum(peaks, 1) - 1) * DRAWDOWN_SCALE).astype(np.int64)),
         Series("holding", "USD", 1, np.rint(held * spec.capital_usd).astype(np.int64)),
     ])  # fmt: skip
+
+
+def _kept_points(ts: Ints, equity: Ints, peaks: Ints, step: int) -> Bools:
+    """Return which of the account's points are shown: all of them, or the last of each step and those of the deepest fall."""
+    kept = np.ones(len(ts), np.bool_)
+    if step == MINUTE_S or not len(ts):
+        return kept
+    kept[:-1] = ts[:-1] // step != ts[1:] // step
+    low = int(np.argmin(equity / np.maximum(peaks, 1)))
+    kept[[0, low, int(np.argmax(equity[: low + 1]))]] = True
+    return kept

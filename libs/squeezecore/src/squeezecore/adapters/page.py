@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = 1  # of the document; the front end refuses another
+FORMAT = 2  # of the document; the front end refuses another
 
 
 class PackedColumn(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,16 +186,17 @@ class TradeLine(msgspec.Struct, frozen=True, kw_only=True):
 class AssetSeries(msgspec.Struct, frozen=True, kw_only=True):
     """An asset's charts.
 
-    Columns of both packs: `ts` (start of the minute or second), `open`, `high`, `low`, `close`, `spot_cvd`, `perp_cvd` (USD since the
-    run's start, at the close), `open_interest` (base units), `score` (signed by its direction), `reset_deceleration`,
-    `absorption`, `failed_breakdown`, `quality`. `minutes` covers the run; `seconds` five minutes either side of each entry and exit.
-    Missing seconds are missing.
+    Columns of both packs: `ts` (start of the row), `open`, `high`, `low`, `close`, `spot_cvd`, `perp_cvd` (USD since the run's
+    start, at the close), `open_interest` (base units), `score` (signed by its direction), `reset_deceleration`, `absorption`,
+    `failed_breakdown`, `quality`. `base` covers the run in rows of `step_s`, and of a minute wherever a step holds seconds; its
+    column `width` tells (s). `seconds` covers five minutes either side of each entry and exit. Missing seconds are missing.
     """
 
     asset: str
     instrument: str
     price_decimals: int  # that people read
-    minutes: Pack
+    step_s: int
+    base: Pack
     seconds: Pack
 
 

@@ -221,7 +221,8 @@ class _Run:
         ]
         return RunPage(
             run_id=self.run.run_id, name=self.name, assets=self.spec.assets, start_s=self.curve.start_s, end_s=self.curve.end_s,
-            capital_usd=float(self.spec.capital_usd), entry_score=self.params.entry_score, warnings=self._warnings, verdict=self._verdict(numbers, intervals.get("day_mean")),
+            capital_usd=float(self.spec.capital_usd), entry_score=self.params.entry_score, warnings=self._warnings,
+            verdict=self._verdict(numbers, intervals.get("day_mean")),
             headline=tuple(figures[name] for name in HEADLINE), groups=tuple(groups), breakdowns=self._breakdowns(),
             months=tuple(
                 Month(year=m.year, month=m.month, total_return=m.total_return, days=m.days)

@@ -24,11 +24,11 @@ export const NO_FRAME: Frame = {
   finest: 60,
 };
 
-/** Rows of one width. */
-export function evenFrame(columns: Columns, width: number): Frame {
-  const { ts, ...values } = columns.values;
-  if (!ts?.length) return { ...NO_FRAME, values };
-  return framed(ts, new Float64Array(columns.count).fill(width), values, width);
+/** Rows that tell their own width, s. */
+export function rowFrame(columns: Columns, finest: number): Frame {
+  const { ts, width, ...values } = columns.values;
+  if (!ts?.length || !width) return { ...NO_FRAME, values };
+  return framed(ts, width, values, finest);
 }
 
 /** Values at instants: no row has a width, and no time between them is a hole. */
@@ -38,22 +38,24 @@ export function pointFrame(columns: Columns): Frame {
   return { start: ts, x: ts, values, holes: new Uint8Array(columns.count), finest: 1 };
 }
 
-/** Minutes, and in their places seconds where there are some. */
-export function mixedFrame(minutes: Columns, seconds: Columns): Frame {
-  const names = Object.keys(minutes.values).filter((name) => name !== "ts");
-  const coarse = minutes.values.ts ?? new Float64Array();
+/** Rows of a minute or more, and in their places seconds where there are some. */
+export function mixedFrame(base: Columns, seconds: Columns): Frame {
+  const names = Object.keys(base.values).filter((name) => name !== "ts" && name !== "width");
+  const coarse = base.values.ts ?? new Float64Array();
+  const wide = base.values.width ?? new Float64Array();
   const fine = seconds.values.ts ?? new Float64Array();
-  // Which rows, in order: a second's index from 0 on, a minute's as -1 - index.
+  // Which rows, in order: a second's index from 0 on, a base row's as -1 - index.
   const order = new Int32Array(coarse.length + fine.length);
   let count = 0;
   let at = 0;
   for (let i = 0; i < coarse.length; i++) {
     while (at < fine.length && fine[at] < coarse[i]) order[count++] = at++;
     let end = at;
-    while (end < fine.length && fine[end] < coarse[i] + 60) end++;
-    // Where seconds begin or end within a minute, the minute stays whole: a part of it is known to no row.
+    while (end < fine.length && fine[end] < coarse[i] + wide[i]) end++;
+    // Where seconds begin or end within a row, the row stays whole: a part of it is known to no other.
     const begins = end > at && fine[at] >= coarse[i] + 5 && (at === 0 || fine[at - 1] < coarse[i] - 60);
-    const stops = end > at && fine[end - 1] < coarse[i] + 55 && (end === fine.length || fine[end] >= coarse[i] + 120);
+    const ends = coarse[i] + wide[i];
+    const stops = end > at && fine[end - 1] < ends - 5 && (end === fine.length || fine[end] >= ends + 60);
     if (end === at || begins || stops) {
       order[count++] = -1 - i;
       at = end;
@@ -68,7 +70,7 @@ export function mixedFrame(minutes: Columns, seconds: Columns): Frame {
     const second = order[i];
     ts[i] = second < 0 ? coarse[-1 - second] : fine[second];
     if (second < 0) {
-      width[i] = 60;
+      width[i] = wide[-1 - second];
     } else {
       // Five-second rows stand five seconds from both neighbours; a second beside a missing one is near to the other.
       const before = second > 0 ? fine[second] - fine[second - 1] : 5;
@@ -79,7 +81,7 @@ export function mixedFrame(minutes: Columns, seconds: Columns): Frame {
   const values: Record<string, Float64Array> = {};
   for (const name of names) {
     const out = new Float64Array(count);
-    const a = minutes.values[name];
+    const a = base.values[name];
     const b = seconds.values[name];
     if (!a || !b) continue; // what only one of the two knows cannot be drawn through
     for (let i = 0; i < count; i++) out[i] = order[i] < 0 ? a[-1 - order[i]] : b[order[i]];

@@ -25,10 +25,11 @@ interface Props {
   linked: Linked;
   panes: Pane[];
   onCharts: (charts: Chart[]) => void;
+  note?: string; // what the charts are drawn from, below them
   children?: ComponentChildren; // beside the toolbar's buttons
 }
 
-export function ChartGroup({ label, linked, panes, onCharts, children }: Props): JSX.Element {
+export function ChartGroup({ label, linked, panes, onCharts, note, children }: Props): JSX.Element {
   const hosts = useRef<HTMLDivElement>(null);
   const [charts, setCharts] = useState<Chart[]>([]);
   const [spoken, setSpoken] = useState(""); // the crosshair's row for those who hear it
@@ -113,7 +114,7 @@ export function ChartGroup({ label, linked, panes, onCharts, children }: Props):
         {spoken}
       </p>
       <p class="hint">
-        Drag to move, pinch or Ctrl + wheel to zoom (after a click the wheel alone), double-click for everything. Keys: ← → +
+        {note} Drag to move, pinch or Ctrl + wheel to zoom (after a click the wheel alone), double-click for everything. Keys: ← → +
         − 0, Shift + ← → for the crosshair.
       </p>
     </div>

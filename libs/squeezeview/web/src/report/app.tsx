@@ -3,7 +3,7 @@
 import type { ComponentChildren, JSX } from "preact";
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Chart } from "../components/chart";
-import { day } from "../components/format";
+import { day, duration, number } from "../components/format";
 import { ChartGroup } from "../components/group";
 import { Linked } from "../components/linked";
 import type { Columns } from "../components/packs";
@@ -19,7 +19,7 @@ import { TradePanel } from "./why";
 
 export interface Unpacked {
   equity: Columns;
-  minutes: Columns[]; // by series
+  base: Columns[]; // by series
 }
 
 interface Props {
@@ -118,6 +118,16 @@ function Section(props: { id: string; title: string; children: ComponentChildren
   );
 }
 
+/** How finely the charts know the run; whoever zooms in should not take a coarse row for a calm market. */
+function drawnFrom(run: RunPage, series: AssetSeries | undefined): string {
+  if (!series) return "";
+  const fives = run.trades.filter((trade) => trade.detail_s > 1).length;
+  const near = fives > 0 ? `, of 5 s around those of the ${number(fives)} smaller trades` : "";
+  return run.trades.length > 0
+    ? `Drawn from rows of ${duration(series.step_s)}${series.step_s > 60 ? ", of a minute near trades" : ""}; closer than 8 h from seconds around entries and exits${near}.`
+    : `Drawn from rows of ${duration(series.step_s)}.`;
+}
+
 interface RunProps {
   run: RunPage;
   unpacked: Unpacked;
@@ -157,7 +167,8 @@ function Run({ run, unpacked, readSeconds, small }: RunProps): JSX.Element {
     if (!series) return lower;
     scene.current.asset = series;
     const source = new MarketSource(
-      unpacked.minutes[assetIndex],
+      unpacked.base[assetIndex],
+      series.step_s,
       () => readSeconds(series),
       () => linked.tell("data"),
     );
@@ -201,6 +212,7 @@ function Run({ run, unpacked, readSeconds, small }: RunProps): JSX.Element {
             label="Charts of price, flow, open interest, score and equity, linked in time"
             linked={linked}
             panes={panes}
+            note={drawnFrom(run, run.series.at(assetIndex))}
             onCharts={(charts) => {
               drawn.current = charts;
               registry.groups.set("run", { linked, charts });

@@ -3,7 +3,7 @@
 
 import type { Pack } from "../components/packs";
 
-export const FORMAT = 1;
+export const FORMAT = 2;
 
 export type Unit = "share" | "usd" | "seconds" | "bps" | "count" | "ratio" | "date" | "";
 
@@ -123,7 +123,8 @@ export interface AssetSeries {
   asset: string;
   instrument: string;
   price_decimals: number;
-  minutes: Pack;
+  step_s: number;
+  base: Pack;
   seconds: Pack;
 }
 

@@ -32,7 +32,7 @@ async function open(): Promise<void> {
   const first: Unpacked[] = await Promise.all(
     page.runs.map(async (run) => ({
       equity: await read(run.equity),
-      minutes: await Promise.all(run.series.map((series) => read(series.minutes))),
+      base: await Promise.all(run.series.map((series) => read(series.base))),
     })),
   );
   const readSeconds = (series: AssetSeries): Promise<Columns> => read(series.seconds);

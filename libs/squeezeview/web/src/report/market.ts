@@ -2,7 +2,7 @@
 
 import { candles, clipped, rule, shade, type ChartSpec, type Pen } from "../components/chart";
 import { compact, number, percent, usd } from "../components/format";
-import { firstFrom, evenFrame, mixedFrame, pointFrame, NO_FRAME, type Frame, type Source } from "../components/frames";
+import { firstFrom, mixedFrame, pointFrame, rowFrame, NO_FRAME, type Frame, type Source } from "../components/frames";
 import type { Columns } from "../components/packs";
 import type { Range } from "../components/linked";
 import { color } from "../components/theme";
@@ -10,18 +10,19 @@ import type { AssetSeries, Band, RunPage, TradeLine } from "./document";
 
 export const SECONDS_BELOW_S = 8 * 3_600; // closer than this, charts are drawn from seconds where there are some
 
-/** Minutes from afar, seconds from near; the seconds are unpacked when somebody first comes near. */
+/** Whole rows from afar, seconds from near; the seconds are unpacked when somebody first comes near. */
 export class MarketSource implements Source {
   private coarse: Frame = NO_FRAME;
   private fine: Frame | null = null;
   private asked = false;
 
   constructor(
-    private readonly minutes: Columns,
+    private readonly base: Columns,
+    step: number, // s
     private readonly readSeconds: () => Promise<Columns>,
     private readonly onFine: () => void,
   ) {
-    this.coarse = evenFrame(minutes, 60);
+    this.coarse = rowFrame(base, step);
   }
 
   frame(range: Range): Frame {
@@ -34,7 +35,7 @@ export class MarketSource implements Source {
     if (this.asked) return;
     this.asked = true;
     const seconds = await this.readSeconds();
-    this.fine = seconds.count ? mixedFrame(this.minutes, seconds) : this.coarse;
+    this.fine = seconds.count ? mixedFrame(this.base, seconds) : this.coarse;
     this.onFine();
   }
 }
@@ -77,7 +78,7 @@ export function marketSpecs(scene: () => Scene, pick: (trade: TradeLine) => void
     {
       id: "price",
       title: `${asset.instrument} price`,
-      unit: "quote units",
+      unit: asset.base.columns.find((column) => column.name === "close")?.unit ?? "",
       height: small ? 260 : 340,
       lines: [{ key: "close", label: "Price", color: "ink", width: 0, format: price }],
       extremes: ["low", "high"],
@@ -138,7 +139,7 @@ export function marketSpecs(scene: () => Scene, pick: (trade: TradeLine) => void
     {
       id: "score",
       title: "Score and its parts, signed by direction",
-      unit: "points of 10",
+      unit: scene().run.entry_score === null ? "points of 10" : `points of 10, dashed: it enters from ${scene().run.entry_score}`,
       height: small ? 130 : 150,
       lines: [
         { key: "score", label: "Score", color: "ink", width: 0, format: (v) => number(v, 2, true) },
