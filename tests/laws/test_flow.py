@@ -304,6 +304,18 @@ def test_what_a_dead_feed_closes_is_incomplete_until_it_has_lived_again():
     assert not state.dead
 
 
+def test_what_a_new_connection_closes_is_whole_only_where_later_ids_prove_it():
+    state, _, _ = scan_bars(P, bars_initial(), trades((0, 10, 1, 1)), T0 + 1)
+    state, bars, _ = scan_bars(P, state, trades((3.5, 10, 1, 1), start_id=101), T0 + 6, doubt_s=T0 + 5)
+    assert bars.complete.tolist() == [1, 1, 0, 0, 1]  # after the last print a missing one may lie
+    state, bars, _ = scan_bars(P, state, trades((7, 10, 1, 1), (9, 10, 1, 1), start_id=102), T0 + 8, doubt_s=T0 + 20)
+    assert bars.complete.tolist() == [1, 1]
+    named = P._replace(contiguous=False)
+    state, _, _ = scan_bars(named, bars_initial(T0), trades((0, 10, 1, 1)), T0 + 1)
+    _, bars, _ = scan_bars(named, state, trades((3, 10, 1, 1), start_id=500), T0 + 4, doubt_s=T0 + 2)
+    assert bars.complete.tolist() == [0, 1, 1]
+
+
 def test_an_alive_watermark_before_the_first_print_makes_its_second_whole():
     _, bars, _ = scan((empty(Trades), 5), (trades((5.5, 100, 1, 1)), 6))
     assert bars.complete.tolist() == [1]

@@ -107,7 +107,7 @@ def bars_initial(covered_from_s: int = -1) -> BarState:
 
 
 def scan_bars(
-    params: BarParams, state: BarState, trades: Trades, watermark_s: int, alive: bool = True
+    params: BarParams, state: BarState, trades: Trades, watermark_s: int, alive: bool = True, doubt_s: int = -1
 ) -> tuple[BarState, Bars, list[Gap]]:
     """Take prints in any order and close every second before `watermark_s` (UTC).
 
@@ -115,6 +115,8 @@ def scan_bars(
     whose last border second is closed, seconds closed by a dead feed, and late prints (cause "late", `missing` of them).
     A watermark that does not pass the last one closes nothing. `alive=False`: what it closes is incomplete, and so is
     what the next one closes. A watermark inside a hole is a promise that the missing prints lie after it.
+    `doubt_s`: the connection was new before that second, so what it closes before it is complete only where a print with
+    a higher id, from a later second, has been seen and no id is missing up to it.
     Raises `UsageError` when a sum does not fit 63 bits or a call would close more than `SPAN_S_MAX` seconds.
     """
     watermark_s, alive = int(watermark_s), bool(alive)
@@ -131,7 +133,8 @@ def scan_bars(
     start_s = state.closed_s if state.close >= 0 else first_s
     bars, close, not_flow = _seconds(params, state, closing, start_s, watermark_s)
     incomplete_to = watermark_s if state.dead or not alive else covered_s
-    bars = _judge(params, state.holes, bars, incomplete_to)
+    proved_to = max(state.high_s, 0) if params.contiguous else 0
+    bars = _judge(params, state.holes, bars, incomplete_to, proved_to, doubt_s)
     if state.dead or not alive:
         gaps.append(_gap(params, max(start_s, state.closed_s), watermark_s - 1, "feed not alive"))
     holes, hole_gaps = _report(params, state.holes, watermark_s)
@@ -503,12 +506,13 @@ def _cents(hi: np.uint64, lo: np.uint64, shift: int) -> np.int64:
     return np.int64(lo)
 
 
-def _judge(params: BarParams, holes: Holes, bars: Bars, incomplete_to: int) -> Bars:
-    """Mark seconds before `incomplete_to` and those a hole touches; leave out the inner seconds of long holes."""
+def _judge(params: BarParams, holes: Holes, bars: Bars, incomplete_to: int, proved_to: int, doubt_s: int) -> Bars:
+    """Mark seconds before `incomplete_to`, doubtful ones not proved, those a hole touches; leave long holes' inner ones out."""
     if not len(bars.ts):
         return bars
     start_s, span = int(bars.ts[0]), len(bars.ts)
     bars.complete[: max(0, incomplete_to - start_s)] = 0
+    bars.complete[max(0, proved_to - start_s) : max(0, doubt_s - start_s)] = 0
     keep = np.ones(span, bool)
     for before_s, after_s in zip(holes.before_s, holes.after_s, strict=True):
         first, last = int(min(before_s, after_s)) - start_s, int(max(before_s, after_s)) - start_s
