@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["support.store"]
+pytest_plugins = ["support.bus", "support.store"]
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 

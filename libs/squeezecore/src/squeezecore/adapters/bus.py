@@ -492,8 +492,10 @@ class JetStream:
             )
         level = int(account.get("api", {}).get("level", 0))
         if level < API_LEVEL_MIN:
+            version = self.client.connected_server_version
             raise BusError(
-                f"NATS server at {self._url} was {self.client.connected_server_version}, 2.12 or newer is needed: update it"
+                f"NATS server at {self._url} was {version.major}.{version.minor}.{version.patch}, "
+                "2.12 or newer is needed: update it"
             )
 
     async def make(self, limits: Mapping[str, Limits], replicas: int) -> None:
