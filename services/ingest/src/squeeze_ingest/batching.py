@@ -55,11 +55,14 @@ class Tape:
         self.high_ns = high_ns
         self.holes: list[Hole] = []  # ascending
         self.proven = True  # nothing was missed since the highest, as far as anybody can know
+        self.waived = False  # the watermark did not wait for the proof
+        self.retry_s = 0.0  # monotonic; not asked for the proof before
         self._recent: dict[int, None] = {}
 
     def doubt(self) -> None:
         """Know no longer that nothing was missed: a connection was lost. The next print, or an answer, will tell."""
         self.proven = self.high_id < 0 or self.contiguity is not Contiguity.CONTIGUOUS
+        self.waived = False
 
     def admit(self, block: Trades, now_s: float) -> Trades:
         """Return the prints that are new, and find the holes before them."""
@@ -163,9 +166,9 @@ class Batcher:
         self.tapes.pop(instrument, None)
 
     @property
-    def closed(self) -> bool:
-        """Whether there is something to seal."""
-        return bool(self._closed)
+    def closed(self) -> int:
+        """How many borders' prints can be sealed."""
+        return len(self._closed)
 
     def take(self, blocks: Mapping[str, Trades], now_s: float) -> None:
         """Take prints by instrument, in any order; a print of an instrument that is not watched is left out."""
@@ -200,9 +203,9 @@ class Batcher:
         for number in sorted(number for number in self._open if (number + 1) * BORDER_NS <= until_ns):
             self._closed.append((number, self._open.pop(number)))
 
-    def seal(self, venue: str, feed: str) -> list[TradeBatch]:
-        """Give what is closed as messages, and forget it."""
-        closed, self._closed = self._closed, []
+    def seal(self, venue: str, feed: str, borders: int) -> list[TradeBatch]:
+        """Give the first closed borders as messages, and forget them."""
+        closed, self._closed = self._closed[:borders], self._closed[borders:]
         batches: list[TradeBatch] = []
         for border, prints in closed:
             names, block, ends = _sorted(prints)
