@@ -767,7 +767,7 @@ FIGURES: tuple[FigureDefinition, ...] = (
         ("value_at_risk", "VaR 95 %", "share", "The daily return that the worst twentieth of days stays below."),
         ("expected_shortfall", "ES 95 %", "share", "The mean daily return of the worst twentieth of days."),
         ("drawdown_max", "Max drawdown", "share", "The deepest fall of equity from a peak, as a share of the peak."),
-        ("drawdown_usd", "Max drawdown in USD", "usd", "The depth of that fall."),
+        ("drawdown_usd", "Its depth in USD", "usd", "The depth of that fall."),
         ("drawdown_peak_ts", "Drawdown from", "date", "When equity last stood at the peak before that fall."),
         ("drawdown_trough_ts", "Drawdown low", "date", "When equity was lowest in that fall."),
         ("drawdown_recovery_ts", "Recovered", "date", "When equity was back at that peak; none: not yet."),
@@ -864,7 +864,7 @@ def judge(
         _judge_pbo(pbo),
     ]
     sample = [
-        Reason(text=f"{trades} {_plural('trade', trades)} (at least {TRADES_MIN} are needed)", points=0),
+        Reason(text=f"{trades:,} {_plural('trade', trades)} (at least {TRADES_MIN} are needed)", points=0),
         Reason(text=f"{days} {_plural('day', days)} (at least {DAYS_MIN} are needed)", points=0),
     ]
     if not enough:

@@ -270,10 +270,17 @@ function drawBands(pen: Pen, bands: Band[], asset: string): void {
 function drawTrades(pen: Pen, trades: TradeLine[], chosen: TradeLine | null): void {
   const { ctx, ratio } = pen;
   const seen = trades.filter((trade) => trade.exit_ts >= pen.range.from && trade.entry_ts <= pen.range.to);
-  const usual = seen.length > pen.box.width / ratio / 10 ? 3.5 : 5; // px; smaller where they stand close
+  const apart = pen.box.width / ratio / Math.max(1, seen.length); // px
+  const usual = apart < 10 ? 3.5 : 5; // px; smaller where they stand close
   for (const trade of seen) {
     const isChosen = chosen?.number === trade.number;
     const tone = color(trade.direction > 0 ? "up" : "down");
+    if (apart < 2.5 && !isChosen) {
+      // So many that arrows would hide the price: a dot where each was entered.
+      ctx.fillStyle = tone;
+      ctx.fillRect(pen.x(trade.entry_ts) - ratio, pen.y(trade.entry_price) - ratio, 2 * ratio, 2 * ratio);
+      continue;
+    }
     const [x0, x1] = [pen.x(trade.entry_ts), pen.x(trade.exit_ts)];
     const [y0, y1] = [pen.y(trade.entry_price), pen.y(trade.exit_price)];
     ctx.lineWidth = (isChosen ? 2 : 1.25) * ratio;

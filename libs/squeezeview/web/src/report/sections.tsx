@@ -173,6 +173,8 @@ export function Placebos({ placebos }: { placebos: Placebo[] }): JSX.Element {
 
 const counted = (n: number, word: string): string => `${number(n)} ${word}${n === 1 ? "" : "s"}`;
 
+const LONG_DAYS = 100; // above, weeks stand beside one another as narrow columns
+
 export function QualityView({ quality }: { quality: Quality }): JSX.Element {
   const missing = quality.seconds_expected - quality.seconds;
   const first = quality.days.length ? new Date(`${quality.days[0].day}T00:00:00Z`) : null;
@@ -191,7 +193,7 @@ export function QualityView({ quality }: { quality: Quality }): JSX.Element {
           <figcaption>
             Each day <small>share of its seconds that are whole</small>
           </figcaption>
-          <ol class="calendar" aria-label="Days and the share of their seconds that are whole">
+          <ol class={quality.days.length > LONG_DAYS ? "calendar long" : "calendar"} aria-label="Days and the share of their seconds that are whole">
             {["Mo", "Tu", "We", "Th", "Fr", "Sa", "Su"].map((name) => (
               <li key={name} class="weekday" aria-hidden="true">
                 {name}

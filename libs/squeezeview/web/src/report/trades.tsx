@@ -44,7 +44,6 @@ export function tradeColumns(run: RunPage): Column<TradeLine>[] {
       show: (trade) => <span class={trade.direction > 0 ? "long" : "short"}>{trade.direction > 0 ? "long" : "short"}</span>,
     },
     { head: "Entry", unit: "UTC", left: true, value: (trade) => trade.entry_ts, show: (trade) => moment(trade.entry_ts) },
-    { head: "Held", value: (trade) => trade.hold_s, show: (trade) => duration(trade.hold_s) },
     money("Result", (trade) => trade.pnl_usd, "Result after all costs", true),
     {
       head: "Result",
@@ -54,6 +53,7 @@ export function tradeColumns(run: RunPage): Column<TradeLine>[] {
       show: (trade) => number(trade.pnl_share * 100, 2, true),
       tone: (trade) => trade.pnl_share,
     },
+    { head: "Held", value: (trade) => trade.hold_s, show: (trade) => duration(trade.hold_s) },
     { head: "Left because", left: true, value: (trade) => trade.reason_words || trade.reason },
     { head: "Score", value: (trade) => trade.score, show: (trade) => number(trade.score, 2) },
     { head: "Tier", value: (trade) => trade.tier },
@@ -155,7 +155,7 @@ export function TradePictures({ run, onOpen }: { run: RunPage; onOpen: (trade: T
 
 export function Breakdowns({ breakdowns }: { breakdowns: Breakdown[] }): JSX.Element {
   return (
-    <div class="columns breakdowns">
+    <div class="columns stacked">
       {breakdowns.map((breakdown) => {
         const most = Math.max(...breakdown.lines.map((line) => Math.abs(line.pnl_usd)), 0);
         return (

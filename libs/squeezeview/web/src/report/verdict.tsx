@@ -1,7 +1,7 @@
 // What it came to: the word, why, and the numbers everybody asks for, each with how far it may be luck.
 
 import type { JSX } from "preact";
-import { withUnit } from "../components/format";
+import { compact, withUnit } from "../components/format";
 import { IntervalBar } from "../components/plots";
 import type { Figure, FigureGroup, RunPage, Verdict } from "./document";
 
@@ -15,6 +15,10 @@ const nothing = ({ name, low, value }: Figure): number | null =>
 export function show(figure: Figure, value: number | null = figure.value): string {
   return withUnit(value, figure.unit, SIGNED.has(figure.unit) && (value ?? 0) < 0);
 }
+
+/** Millions by their letter: a headline has room for ten characters. */
+const brief = (figure: Figure): string =>
+  figure.unit === "usd" && Math.abs(figure.value ?? 0) >= 1e6 ? `${compact(figure.value)} USD` : show(figure);
 
 export function VerdictView({ verdict }: { verdict: Verdict }): JSX.Element {
   const tone = verdict.word === "edge" ? (verdict.provisional ? "even" : "good") : verdict.word === "no edge" ? "bad" : "even";
@@ -50,7 +54,7 @@ export function Headline({ run }: { run: RunPage }): JSX.Element {
             <span class="name" title={figure.note}>
               {figure.label}
             </span>
-            <strong>{show(figure)}</strong>
+            <strong>{brief(figure)}</strong>
             {figure.low !== null && figure.high !== null && figure.value !== null ? (
               <span class="reach">
                 <IntervalBar low={figure.low} value={figure.value} high={figure.high} zero={nothing(figure)} />
@@ -74,7 +78,7 @@ export function Headline({ run }: { run: RunPage }): JSX.Element {
 /** Every figure in its group; a definition opens under its name. */
 export function Figures({ groups }: { groups: FigureGroup[] }): JSX.Element {
   return (
-    <div class="columns">
+    <div class="columns stacked narrow">
       {groups.map((group) => (
         <table key={group.title} class="figures">
           <caption>{group.title}</caption>
