@@ -73,6 +73,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     server_time: str = ""
     weights: dict[str, int] = {}  # what a request costs, by the name of its field above; 1 where none is named
     weight_per_minute_max: int = 600  # of all requests together
+    funding_per_minute_max: int = 60  # requests for `funding` and `funding_info`, where a venue counts them apart
     contiguity: dict[Feed, Contiguity] = {}
     streams_max: int = 200  # per connection
     messages_per_s_max: int = 5  # that we may send

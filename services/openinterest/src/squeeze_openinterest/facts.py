@@ -1,0 +1,96 @@
+"""What is known of each market now: its open interest as far back as changes look, its mark, its funding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from squeezecore.errors import UsageError
+from squeezecore.market import Instrument, OpenInterestSeries
+from squeezecore.spec import AssetConfig, nearest
+from squeezecore.wire import FundingFact, InterestFact, MarkFact
+
+from .sums import SPANS_S, Market, Ring, Summary, summarise
+
+SETTLED_S = 3 * 86_400  # settled funding is remembered, and asked for at the start, so far back
+
+
+class Known(NamedTuple):
+    """One market; the dictionaries are written to as facts come."""
+
+    instrument: Instrument
+    ring: Ring
+    latest: dict[str, InterestFact | FundingFact | MarkFact]  # "interest", "predicted", "settled", "mark"
+    settled: set[int]  # event_ts of the settlements that are published
+
+
+class Facts:
+    """Every watched market's facts, and the assets they belong to. Serves HTTP; polls write it, nobody else."""
+
+    def __init__(self, max_age_s: int) -> None:
+        self.max_age_s = max_age_s
+        self.keep_s = max(SPANS_S.values()) + max_age_s + 60
+        self.assets: dict[str, AssetConfig] = {}
+        self._known: dict[str, Known] = {}
+
+    def __getitem__(self, instrument: str) -> Known:
+        return self._known[instrument]
+
+    def __contains__(self, instrument: str) -> bool:
+        return instrument in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def watch(self, instrument: Instrument, before: OpenInterestSeries, settled: Iterable[int]) -> None:
+        """Begin with a market; `before` is what the store has of it, `settled` the events that are there already."""
+        ring = Ring(self.keep_s)
+        for known_at, value in zip(before.known_at.tolist(), before.open_interest.tolist(), strict=True):
+            ring.add(known_at, value)
+        self._known[instrument.id] = Known(instrument, ring, {}, set(settled))
+
+    def forget(self, instrument: str) -> None:
+        """End with a market that no asset names any more."""
+        self._known.pop(instrument, None)
+
+    def take(self, fact: InterestFact | FundingFact | MarkFact) -> None:
+        """Remember a fact that was published."""
+        known = self._known.get(fact.instrument)
+        if known is None:  # it was dropped while the answer was on its way
+            return
+        if isinstance(fact, InterestFact):
+            known.ring.add(fact.known_at, fact.open_interest)
+            known.latest["interest"] = fact
+        elif isinstance(fact, MarkFact):
+            known.latest["mark"] = fact
+        elif fact.settled:
+            known.settled.add(fact.event_ts)
+            known.latest["settled"] = fact
+        else:
+            known.latest["predicted"] = fact
+
+    def markets(self, asset: str) -> list[Known]:
+        """Return an asset's markets that have open interest, in the order of its configuration."""
+        if asset not in self.assets:
+            raise UsageError(f"asset was {asset!r}, the watched assets do not name it: {nearest(asset, self.assets)}")
+        names = [market.instrument for market in self.assets[asset].markets]
+        return [self._known[name] for name in names if name in self._known]
+
+    def summary(self, asset: str, ts: int) -> Summary:
+        """Add an asset's markets up as they were known at `ts`."""
+        markets = [
+            Market(one.instrument.id, one.instrument.venue, one.instrument.qty_decimals, one.ring)
+            for one in self.markets(asset)
+        ]
+        return summarise(markets, ts, self.max_age_s)
+
+
+def oldest_s(facts: Facts, now_s: int) -> Mapping[str, int]:
+    """Return each market's age of open interest in seconds; markets without any are left out."""
+    ages = {name: facts[name].ring.last for name in facts}
+    return {name: max(0, now_s - last[0]) for name, last in ages.items() if last is not None}
+
+
+EMPTY = OpenInterestSeries(*(np.empty(0, np.int64) for _ in OpenInterestSeries._fields))

@@ -1,0 +1,276 @@
+"""The poller in virtual time: its grid, its facts, its limits, and what a venue that fails does to the others."""
+
+import asyncio
+import functools
+import itertools
+
+import pytest
+
+from squeeze_openinterest.polling import Answer, FetchError, Params, Past
+from squeezecore.venues import binance
+from squeezecore.wire import FundingFact, InterestFact, MarkFact
+from support import virtual
+from support.oi_venue import COIN, FUNDING_S, MARK, PERP, SPOT, START_S, Bed, series
+
+ETH = binance.instrument("linear", "ETHUSDT")
+
+
+def polled(test=None, **params):
+    """Run a test beside a poller, in virtual time."""
+    if test is None:
+        return functools.partial(polled, **params)
+
+    @functools.wraps(test)
+    def run():
+        bed = Bed(Params(**params))
+
+        async def main():
+            polling = asyncio.create_task(bed.poller.run())
+            await test(bed)
+            assert not polling.done(), polling
+            polling.cancel()
+            await asyncio.wait([polling])
+
+        virtual.run(main(), bed.loop)
+
+    del run.__wrapped__  # pytest would take its argument for a fixture
+    return run
+
+
+async def begin(bed, *instruments, asset="BTC"):
+    await bed.declare(*instruments)
+    await bed.configure(**{asset: list(instruments)})
+
+
+@polled
+async def test_each_market_is_asked_once_a_round_and_published_with_when_it_was_known(bed):
+    await begin(bed, SPOT, PERP, COIN)
+    await asyncio.sleep(100.5)
+    facts = await bed.facts(InterestFact)
+    assert {fact.instrument for fact in facts} == {PERP.id, COIN.id}
+    for instrument in (PERP, COIN):
+        own = [fact for fact in facts if fact.instrument == instrument.id]
+        assert len(own) == 10
+        assert {b.known_at - a.known_at for a, b in itertools.pairwise(own)} == {10}
+        for fact in own:
+            assert (fact.venue, fact.feed, fact.interval_s) == ("binance", instrument.section, 10)
+            assert fact.known_at - 2 <= fact.event_ts < fact.known_at <= START_S + 100
+    linear = next(fact for fact in facts if fact.instrument == PERP.id)
+    # the venue answers with the value of the second it was asked in, some 50 ms before we know it
+    assert linear.open_interest in {bed.venue.value(linear.known_at - ago) * 10**8 for ago in (0, 1)}
+    coin = next(fact for fact in facts if fact.instrument == COIN.id)
+    contracts = coin.open_interest * (MARK * 1000 + 500) / 10**8 / 1000 / 100
+    assert round(contracts) in {bed.venue.value(coin.known_at - ago) for ago in (0, 1)}
+    assert not [path for _, host, path in bed.venue.asked if host == "spot"]
+
+
+@polled
+async def test_offsets_differ_and_the_same_seed_makes_them_again(bed):
+    await begin(bed, PERP, ETH)
+    await asyncio.sleep(60)
+    at = {symbol: {round(when % 10, 3) for when, _, path in bed.venue.asked if f"openInterest?symbol={symbol}" in path}
+          for symbol in ("BTCUSDT", "ETHUSDT")}  # fmt: skip
+    assert [len(times) for times in at.values()] == [1, 1]
+    assert at["BTCUSDT"] != at["ETHUSDT"]
+
+
+@polled
+async def test_marks_and_predictions_are_published_and_a_prediction_only_when_it_changed(bed):
+    await begin(bed, PERP, ETH)
+    await asyncio.sleep(95)
+    marks, funding = await bed.facts(MarkFact), await bed.facts(FundingFact)
+    assert len([fact for fact in marks if fact.instrument == PERP.id]) == 10
+    assert {fact.mark for fact in marks if fact.instrument == PERP.id} == {MARK * 1000 + 500}
+    predicted = [fact for fact in funding if not fact.settled]
+    assert [(fact.instrument, fact.rate) for fact in predicted] == [(PERP.id, 1_200_000), (ETH.id, 1_200_000)]
+    assert [(fact.event_ts % fact.interval_s, fact.interval_s) for fact in predicted] == [
+        (0, FUNDING_S),
+        (0, FUNDING_S // 2),
+    ]
+
+
+@polled
+async def test_settled_funding_is_there_from_the_start_and_soon_after_each_payment(bed):
+    await begin(bed, PERP)
+    await asyncio.sleep(30)
+    before = [fact for fact in await bed.facts(FundingFact) if fact.settled]
+    due = START_S // FUNDING_S * FUNDING_S
+    assert [fact.event_ts for fact in before] == [due - n * FUNDING_S for n in range(8, -1, -1)]
+    assert {fact.interval_s for fact in before} == {FUNDING_S}
+    await asyncio.sleep(due + FUNDING_S + 40 - START_S - 30)
+    (new,) = [fact for fact in await bed.facts(FundingFact) if fact.settled and fact.event_ts > due]
+    assert new.event_ts == due + FUNDING_S
+    assert new.event_ts < new.known_at <= new.event_ts + 40
+    await asyncio.sleep(2 * FUNDING_S)
+    every = [fact.event_ts for fact in await bed.facts(FundingFact) if fact.settled]
+    assert every == sorted(set(every))
+    assert every[-1] == due + 3 * FUNDING_S
+    asked = [path for _, _, path in bed.venue.asked if "fundingRate" in path]
+    assert len(asked) < 60  # about one an hour
+
+
+@polled
+async def test_what_the_store_has_is_not_published_again_and_changes_know_it(bed):
+    due = START_S // FUNDING_S * FUNDING_S
+    bed.past[PERP.id] = Past(series((START_S - 295, 5 * 10**8)), tuple(due - n * FUNDING_S for n in range(9)))
+    bed.venue.value = lambda _ts: 7
+    await begin(bed, PERP)
+    await asyncio.sleep(30)
+    assert not [fact for fact in await bed.facts(FundingFact) if fact.settled]
+    found = bed.poller.facts.summary("BTC", START_S + 30)
+    assert found.all.changes["5m"].change == 2 * 10**8
+
+
+@polled
+async def test_a_section_that_is_down_is_left_alone_longer_and_longer_and_the_other_never_knows(bed):
+    await begin(bed, PERP, COIN)
+    await asyncio.sleep(60)
+    last_s = 60 + START_S
+
+    def refuse():
+        raise FetchError("http://inverse.test could not be asked (connection refused)")
+
+    bed.venue.faults["inverse"] = refuse
+    await asyncio.sleep(600)
+    status = bed.poller.status()
+    assert status["state"] == "RUNNING"
+    assert status["sections"]["binance.inverse"]["state"] == "PAUSED"
+    assert "next try in" in status["last_error"]
+    tried = [when for when, host, _ in bed.venue.asked if host == "inverse" and when > last_s]
+    assert 5 < len(tried) < 60
+    linear = [fact.known_at for fact in await bed.facts(InterestFact) if fact.instrument == PERP.id]
+    assert {b - a for a, b in itertools.pairwise(linear)} == {10}
+    assert bed.poller.facts.summary("BTC", START_S + 660).all.missing == (COIN.id,)
+    del bed.venue.faults["inverse"]
+    await asyncio.sleep(120)
+    back = [fact.known_at for fact in await bed.facts(InterestFact) if fact.instrument == COIN.id]
+    assert back[-1] > START_S + 700
+    assert bed.poller.status()["sections"]["binance.inverse"]["failures"] == 0
+
+
+@polled
+async def test_a_rate_limit_is_obeyed_to_the_second(bed):
+    await begin(bed, PERP, ETH, COIN)
+    await asyncio.sleep(61)
+    bed.venue.faults["linear"] = lambda: Answer(429, b"", "97")
+    await asyncio.sleep(20)
+    first = next(when for when, host, _ in bed.venue.asked if host == "linear" and when >= START_S + 61)
+    del bed.venue.faults["linear"]
+    await asyncio.sleep(300)
+    after = [when for when, host, _ in bed.venue.asked if host == "linear" and when > first + 1]
+    assert after[0] >= first + 98
+    assert bed.tally.requests["linear", "limited"] >= 1
+    assert len([when for when, host, _ in bed.venue.asked if host == "inverse" and when > first]) > 30
+
+
+@polled
+async def test_a_market_the_venue_refuses_is_asked_less_often_and_spoils_no_other(bed):
+    await begin(bed, PERP, ETH)
+    bed.venue.bad_symbols.add("ETHUSDT")
+    await asyncio.sleep(600)
+    asked = {symbol: len([1 for _, _, path in bed.venue.asked if f"openInterest?symbol={symbol}" in path])
+             for symbol in ("BTCUSDT", "ETHUSDT")}  # fmt: skip
+    assert asked["BTCUSDT"] == 60
+    assert 3 < asked["ETHUSDT"] < 10
+    assert bed.poller.polls["binance", "linear"].desk.pause.failures == 0
+    assert bed.tally.requests["linear", "refused"] >= asked["ETHUSDT"]
+    assert "Invalid symbol" in bed.poller.polls["binance", "linear"].desk.last_error
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"symbol":"BTCUSDT","openInterest":"-1","time":5}', b"\xff" * 40])
+def test_answers_that_cannot_be_read_are_counted_and_survived(body):
+    @polled
+    async def check(bed):
+        await begin(bed, PERP)
+        bed.venue.faults["linear"] = lambda: Answer(200, body)
+        await asyncio.sleep(40)
+        assert bed.tally.requests["linear", "unreadable"] > 0
+        del bed.venue.faults["linear"]
+        await asyncio.sleep(200)
+        assert len(await bed.facts(InterestFact)) > 5
+
+    check()
+
+
+@polled
+async def test_assets_come_and_go_without_a_restart(bed):
+    await begin(bed, PERP)
+    await asyncio.sleep(30)
+    await bed.configure(BTC=[PERP], ETH=[ETH])
+    await asyncio.sleep(10)
+    assert bed.poller.status()["missing"] == [ETH.id]  # nobody has said what it is
+    await bed.declare(ETH)
+    await asyncio.sleep(30)
+    assert len([fact for fact in await bed.facts(InterestFact) if fact.instrument == ETH.id]) >= 2
+    await bed.configure(ETH=[ETH])
+    await asyncio.sleep(2)
+    count = len(await bed.facts(InterestFact))
+    await asyncio.sleep(50)
+    later = (await bed.facts(InterestFact))[count:]
+    assert {fact.instrument for fact in later} == {ETH.id}
+    assert list(bed.poller.facts) == [ETH.id]
+    await bed.bus.put("config", "assets", b"{nonsense")
+    await asyncio.sleep(20)
+    assert "the ones before stay" in bed.poller.status()["last_error"]
+    assert list(bed.poller.facts) == [ETH.id]
+
+
+@polled
+async def test_a_bus_that_is_away_is_waited_for(bed):
+    await begin(bed, PERP)
+    await asyncio.sleep(30)
+    count = len(await bed.facts(InterestFact))
+    bed.server.stop()
+    await asyncio.sleep(60)
+    bed.server.start()
+    await asyncio.sleep(60)
+    facts = await bed.facts(InterestFact)
+    assert len(facts) > count + 4
+    assert [fact.known_at for fact in facts] == sorted(fact.known_at for fact in facts)
+
+
+@polled(share=0.05)
+async def test_a_round_that_weighs_too_much_is_asked_for_less_often(bed):
+    many = [binance.instrument("linear", f"A{n}USDT", 5) for n in range(50)]
+    await begin(bed, *many)
+    await asyncio.sleep(600)
+    poll = bed.poller.polls["binance", "linear"]
+    assert poll.every_s == 60 * (50 + 10) / (2_400 * 0.05) == 30.0
+    for minute in range(0, 600, 60):
+        paths = [path for when, _, path in bed.venue.asked if minute <= when - START_S < minute + 60]
+        weight = sum(10 if "premium" in path else 1 for path in paths if "funding" not in path)
+        assert weight <= 2_400 * 0.05 * 65 / 60
+        assert len([path for path in paths if "funding" in path]) <= 100 * 0.05 * 65 / 60 + 1
+    assert {fact.interval_s for fact in await bed.facts(InterestFact)} <= {*range(10, 31)}
+
+
+def test_the_same_seed_asks_the_same_things_at_the_same_times():
+    def play(seed):
+        bed = Bed(Params(seed=seed))
+
+        async def main():
+            polling = asyncio.create_task(bed.poller.run())
+            await begin(bed, PERP, COIN)
+            bed.venue.faults["linear"] = lambda: Answer(502, b"")
+            await asyncio.sleep(200)
+            polling.cancel()
+            await asyncio.wait([polling])
+
+        virtual.run(main(), bed.loop)
+        return bed.venue.asked
+
+    assert play(1) == play(1)
+    assert play(1) != play(2)
+
+
+@polled
+async def test_a_day_is_polled_without_a_hole(bed):
+    await begin(bed, PERP, COIN)
+    await asyncio.sleep(86_400)
+    facts = await bed.facts(InterestFact)
+    for instrument in (PERP, COIN):
+        known = [fact.known_at for fact in facts if fact.instrument == instrument.id]
+        # the stream keeps six hours
+        assert {b - a for a, b in itertools.pairwise(known)} == {10}
+    assert len(bed.poller.facts[PERP.id].ring) < 3_100
+    assert bed.poller.facts.summary("BTC", START_S + 86_400).all.changes["4h"].coverage_ppm == 1_000_000
