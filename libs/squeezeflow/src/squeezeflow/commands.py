@@ -479,3 +479,59 @@ def _report(
     show.answer(reporting.answer_of(page, str(file), len(html)), as_json, results.report)
     if look:
         typer.launch(file.resolve().as_uri())
+
+
+# --- run it all day ---
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="live: the real venues; sim:SEED: simulated exchanges on this machine; replay:DIR: recorded frames."
+        ),
+    ] = "live",
+    speed: Annotated[str, typer.Option(help="Of sim and replay: 1 is real time, N so many times faster, max.")] = "1",
+    record: Annotated[Path | None, typer.Option(help="Record the raw frames that arrive into this folder.")] = None,
+    assets_file: Annotated[
+        Path | None,
+        typer.Option("--assets", help="An assets file to put in force; without it what was watched before."),
+    ] = None,
+    account: Annotated[str, typer.Option(help="The name of the paper account.")] = "paper",
+    capital: Annotated[float, typer.Option(help="USD that a new paper account begins with.")] = 100_000.0,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="The services answer on this port of 127.0.0.1 and the five after it.",
+            show_default="8710 if free, or any",
+        ),
+    ] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Leave a service out; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run everything on this machine: NATS, ClickHouse and the six services, watched, until Ctrl-C.
+
+    The first start of sim:SEED also simulates the two days before, so that the strategy is warm. The next start goes on
+    where this one stopped. Logs lie in HOME/run/logs, tokens for writing in HOME/run/tokens.
+    """
+    from squeezeflow import board  # noqa: PLC0415
+    from squeezeflow import up as running  # noqa: PLC0415
+    from squeezeflow.main import environment  # noqa: PLC0415
+
+    settings: Settings = context.obj
+    request = running.Request(
+        home=settings.home,
+        source=running.source_of(source),
+        environment=environment(),
+        clickhouse_url=settings.clickhouse_url,
+        speed=speed,
+        record=record,
+        assets=assets_file,
+        account=account,
+        capital_usd=capital,
+        port=port,
+        without=tuple(without or ()),
+    )
+    running.up(request, board.board(as_json))

@@ -52,6 +52,12 @@ def default_home() -> Path:
     return Path(named) if named else Path(platformdirs.user_data_dir("squeezeflow"))
 
 
+def environment() -> dict[str, str]:
+    """Return what the processes that we start inherit; where the store is, they are told anew."""
+    told = {"SQUEEZE_HOME", "SQUEEZE_CLICKHOUSE"}
+    return {name: value for name, value in os.environ.items() if name not in told}  # noqa: TID251
+
+
 @app.callback()
 def _settings(
     context: typer.Context,
