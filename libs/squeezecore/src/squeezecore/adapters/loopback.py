@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import msgspec
 from picows import WSUpgradeRequest, ws_create_server
 
+from squeezecore.adapters.loopback_replay import Recorded
 from squeezecore.adapters.loopback_rest import Rest, handle
 from squeezecore.adapters.loopback_sockets import LIMITS, Connection, Limits, place_of
 from squeezecore.adapters.loopback_source import NS, SECTIONS, Query, Source
@@ -145,6 +146,8 @@ class Loopback:
             await self._enough()
         end_ns = min((t for t in (self.options.until_ns, self.source.end_ns) if t is not None), default=None)
         while end_ns is None or self.sent_ns < end_ns:
+            if self._own_clock:
+                self._skip(end_ns)
             if self.options.speed == MAX:
                 await self._enough()
                 target = self.sent_ns + _STEP_NS
@@ -153,6 +156,13 @@ class Loopback:
                 target = self._target()
             await self._advance(target if end_ns is None else min(target, end_ns))
         self.done.set()
+
+    def _skip(self, end_ns: int | None) -> None:
+        """Pass over a stretch of which the source knows nothing."""
+        resumes_ns = self.source.resumes_ns(self.sent_ns)
+        if resumes_ns > self.sent_ns:
+            self.sent_ns = resumes_ns if end_ns is None else min(resumes_ns, end_ns)
+            self._began = None
 
     def _target(self) -> int:
         """Return the time up to which a clock that runs evenly has come."""
@@ -234,6 +244,8 @@ def source_of(text: str, assets: tuple[str, ...] = tuple(PROFILES), kind: str = 
         except msgspec.ValidationError as error:
             raise UsageError(f"world: {error}") from error
         return Simulated(world, clones)
+    if what == "replay" and rest:
+        return Recorded(Path(rest))
     raise UsageError(f"source was {text!r}, expected sim:SEED or replay:DIR")
 
 

@@ -142,6 +142,8 @@ class Rest:
         if name == "trades":
             query = Query(query.until_ns, query.limit)
         body = self._body(section, name, symbol, query)
+        if body == b"":
+            return refusal(404, -5000, f"Nothing was recorded of {name} of {symbol}.")
         return refusal(400, -1121, "Invalid symbol.") if body is None else Answer(200, body)
 
     def _body(self, section: str, name: str, symbol: str, query: Query) -> bytes | None:

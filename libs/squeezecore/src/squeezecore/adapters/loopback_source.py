@@ -30,13 +30,17 @@ class Query(NamedTuple):
 
 
 class Source(Protocol):
-    """A market that can be told. All answers are the venue's own JSON; None where it knows no such symbol."""
+    """A market that can be told. Answers are the venue's own JSON; None: no such symbol; empty: nothing is known of it."""
 
     start_ns: int | None  # where its time begins; None: any time will do
     end_ns: int | None  # exclusive; None: it never ends
 
     def frames(self, section: str, stream: str, start_ns: int, end_ns: int) -> list[Frames]:
         """Return a stream's messages of `[start_ns, end_ns)`; empty where the stream does not exist."""
+        ...
+
+    def resumes_ns(self, at_ns: int) -> int:
+        """Return the time at which the source goes on where it has nothing for a long while, else `at_ns`."""
         ...
 
     def prepare(self, section: str, stream: str, at_ns: int) -> None:

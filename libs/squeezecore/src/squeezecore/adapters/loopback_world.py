@@ -271,6 +271,10 @@ class Simulated:
             self._templates[known] = Template(_message(market, what))
         return self._templates[known]
 
+    def resumes_ns(self, at_ns: int) -> int:
+        """See `Source.resumes_ns`."""
+        return at_ns
+
     def prepare(self, section: str, stream: str, at_ns: int) -> None:
         """See `Source.prepare`."""
         found = self._market_of(section, stream)
@@ -282,7 +286,7 @@ class Simulated:
 
     def exchange_info(self, section: str, until_ns: int) -> bytes:
         """See `Source.exchange_info`."""
-        symbols = [_listing(market) for (where, _), market in self.markets.items() if where == section]
+        symbols = [listing(market.instrument) for (where, _), market in self.markets.items() if where == section]
         limit = 6000 if section == "spot" else 2400
         return json.dumps(
             {
@@ -561,9 +565,8 @@ def _clone(one: Instrument, base: str) -> Instrument:
     return replace(one, symbol=one.symbol.replace(one.base, base, 1), native_symbol=native, base=base, settle=settle)
 
 
-def _listing(market: Market) -> dict[str, object]:
+def listing(one: Instrument) -> dict[str, object]:
     """Return a market's entry in the venue's list."""
-    one = market.instrument
     tick, lot = f"{one.tick_size:f}", f"{one.lot_size:f}"
     filters = [
         {"filterType": "PRICE_FILTER", "minPrice": tick, "maxPrice": "1000000", "tickSize": tick},
