@@ -215,7 +215,7 @@ class Batcher:
 
     def holes(self) -> list[Hole]:
         """Return what is missing now."""
-        return [hole for tape in self.tapes.values() for hole in tape.holes]
+        return [hole for tape in list(self.tapes.values()) for hole in list(tape.holes)]
 
 
 def _sorted(prints: Prints) -> tuple[list[str], Trades, list[int]]:

@@ -16,12 +16,13 @@ import numpy as np
 
 from squeeze_ingest.backfill import PARALLEL, TRIES_MAX, Mender
 from squeeze_ingest.batching import Batcher, Hole, Tape
-from squeeze_ingest.lines import ANSWER_S_MAX, TICK_S, Line
+from squeeze_ingest.lines import ANSWER_S_MAX, PING_S, TICK_S, Line
 from squeeze_ingest.links import Connect
 from squeeze_ingest.promises import GRACE_NS
 from squeeze_ingest.rest import Desk
 from squeezecore.adapters.bus import Bus, BusError, Delivery
 from squeezecore.adapters.clock import Clock
+from squeezecore.errors import ParseError, SqueezeError
 from squeezecore.market import Instrument, Kind, MarkPrice, Trades, Watermark
 from squeezecore.venues import Contiguity, Parsed, Unknown, Venue
 from squeezecore.venues import Feed as Stream
@@ -32,6 +33,7 @@ SEAL_BORDERS = 64  # sealed and published together
 WAITING_MAX = 400_000  # prints taken and not yet acknowledged; beyond it nothing more is read
 TAIL_MESSAGES = 20_000  # of the stream, read at the start to know what was published
 TAIL_TRIES = 5
+TOLD_S_MAX = 3.0  # the venue's own word on its time counts for so long
 RATE_S = 10.0  # messages a second are counted over this
 SAMPLES_MAX = 20  # kinds of unknown frames that are remembered
 SAMPLE_CHARS = 200
@@ -78,6 +80,7 @@ class Feed:
         self.newest_ns = 0
         self.restored = False
         self._ports = ports
+        self._loop = asyncio.get_running_loop()  # its clock is read from other threads, too
         self._instance = instance
         self._contiguity = self.section.contiguity.get(stream, Contiguity.NONE)
         self._mender = Mender(self, ports.desk, ports.clock)
@@ -88,9 +91,9 @@ class Feed:
         self._marked: dict[str, int] = {}  # instrument → known_at of its last mark price
         self._flying = 0
         self._held_since_s: float | None = None
+        self._told_skew: tuple[int, float] | None = None  # (by the venue's REST side, when), monotonic
         self._kept_skew_ns: int | None = None  # of the last connection, or as the last watermark shows
         self._known: dict[str, Tape] = {}  # what was published before we began
-        self._began_s = asyncio.get_running_loop().time()
         self._rates: deque[tuple[float, int]] = deque()
 
     @property
@@ -176,7 +179,7 @@ class Feed:
 
     def take(self, blocks: Mapping[str, Trades]) -> None:
         """Take prints, from a socket or from REST."""
-        self.batcher.take(blocks, asyncio.get_running_loop().time())
+        self.batcher.take(blocks, self._loop.time())
         if self.batcher.closed:
             self._due.set()
         if self._unacknowledged > WAITING_MAX:
@@ -247,6 +250,7 @@ class Feed:
             for line in self.lines:
                 tasks.create_task(line.run())
             tasks.create_task(self._publish())
+            tasks.create_task(self._ask_time())
             for _ in range(PARALLEL):
                 tasks.create_task(self._mender.run())
             while True:
@@ -278,6 +282,20 @@ class Feed:
                 await bus.publish(mark)
                 self.marked_ns, self.alive = mark.exchange_ns, mark.alive
 
+    async def _ask_time(self) -> None:
+        """Ask the venue for its time while a line is silent: by that alone we know how far silence reaches."""
+        while True:
+            await asyncio.sleep(PING_S)
+            if not any(line.trades and line.silent for line in self.lines):
+                continue
+            try:
+                body = await self._ports.desk.ask("server_time")
+                told_ns = self.venue.server_time(body)
+            except (SqueezeError, ParseError):
+                continue  # then the skew that we know has to do
+            now_s = self._loop.time()
+            self._told_skew = (round(now_s * 1e9) - told_ns, now_s)
+
     # -- watermarks ----------------------------------------------------------------------------------------------------
 
     def keep_skew(self, skew_ns: int | None) -> None:
@@ -293,11 +311,13 @@ class Feed:
 
     def _next_watermark(self) -> Watermark | None:
         """Say how far everything is published, once what is closed is; None where that is nothing new."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         lines = [line for line in self.lines if line.trades and line.wanted]
         living = [line for line in lines if now_s - line.heard_s <= ANSWER_S_MAX]
         skew_ns = self.skew_ns
-        promises = [line.promise_ns(skew_ns) for line in living]
+        told = self._told_skew
+        asked_ns = told[0] if told is not None and now_s - told[1] <= TOLD_S_MAX else None
+        promises = [line.promise_ns(skew_ns, asked_ns) for line in living]
         if not lines or any(promise is None for promise in promises):
             return None
         if promises:
@@ -346,7 +366,7 @@ class Feed:
         if mark is not None and isinstance(mark.message, Watermark):
             self.marked_ns, self.connections = mark.message.exchange_ns, mark.message.connection
             ago_ns = self._ports.clock.now_ns() - mark.published_ns
-            at_ns = round(asyncio.get_running_loop().time() * 1e9) - ago_ns
+            at_ns = round(self._loop.time() * 1e9) - ago_ns
             self.keep_skew(at_ns - (mark.message.exchange_ns + GRACE_NS))
         trades = subject(TradeBatch(self.venue.NAME, self.section.name, 0, (), ()))
         newest = await bus.last(trades)
@@ -369,7 +389,7 @@ class Feed:
         """Read the stream's last batches of this feed; what they lack is a hole, what came since is in doubt."""
         tapes: dict[str, Tape] = {}
         begin = max(0, newest.seq - TAIL_MESSAGES)
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         reader = await self._ports.bus.read("MD", (name,), f"ingest-{self._instance}-{self.section.name}", begin)
         try:
             seq = begin
@@ -396,7 +416,7 @@ class Feed:
         return self.batcher.holes()
 
     def _count_rate(self) -> None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         self._rates.append((now_s, self.frames))
         while len(self._rates) > 1 and now_s - self._rates[0][0] > RATE_S:
             self._rates.popleft()
@@ -418,7 +438,7 @@ class Feed:
             return "STARTING"
         if all(line.up_s is not None for line in self.lines if line.wanted):
             return "RUNNING"
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         silent_s = max((now_s - line.heard_s for line in self.lines if line.wanted), default=0.0)
         return "DOWN" if silent_s > ANSWER_S_MAX else "CONNECTING"
 
@@ -428,7 +448,7 @@ class Feed:
         skew_ns = self.skew_ns
         if skew_ns is None:
             return None
-        return skew_ns + self._ports.clock.now_ns() - round(asyncio.get_running_loop().time() * 1e9)
+        return skew_ns + self._ports.clock.now_ns() - round(self._loop.time() * 1e9)
 
     @property
     def lag_s(self) -> float | None:
@@ -436,11 +456,11 @@ class Feed:
         skew_ns = self.skew_ns
         if skew_ns is None or not self.marked_ns:
             return None
-        return max(0.0, (round(asyncio.get_running_loop().time() * 1e9) - skew_ns - self.marked_ns) / SECOND_NS)
+        return max(0.0, (round(self._loop.time() * 1e9) - skew_ns - self.marked_ns) / SECOND_NS)
 
     def describe(self) -> dict[str, Any]:
         """Say how it goes; counts since this process's start, ages in seconds."""
-        now_ns, now_s = self._ports.clock.now_ns(), asyncio.get_running_loop().time()
+        now_ns, now_s = self._ports.clock.now_ns(), self._loop.time()
         skew_ns, holes = self.wall_skew_ns, self.holes()
         return {
             "venue": self.venue.NAME,

@@ -72,6 +72,7 @@ class _Ear:
         self.asked_s: float | None = None  # when we asked for a sign of life that has not come
         self.newest_ns = 0  # of the venue's times
         self.asked_ns: int | None = None  # when we asked for the sign of life that came last, monotonic
+        self.event_s = 0.0  # when the venue last told a time
         self.skew = Skew()  # of the monotonic clock: nobody can set it
 
     def frame(self, frame: bytes, received_ns: int) -> None:
@@ -109,6 +110,7 @@ class _Ear:
         if newest_ns > 0:
             self.skew.observe(round(self.heard_s * 1e9) - newest_ns, self.heard_s)
             self.newest_ns = max(self.newest_ns, newest_ns)
+            self.event_s = self.heard_s
         host.heard(self._line, parsed, len(frames), newest_ns)
 
     def _answered(self, answer: Control) -> None:
@@ -154,6 +156,7 @@ class Line:
         trades: bool,
         records: bool,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self.host = host
         self.url = url  # the venue's; `place` says where that is today
         self.streams = streams
@@ -172,7 +175,7 @@ class Line:
         self._reading = True
         self._life_s = float(host.section.life_s_max)
         self._newest_ns = 0
-        self._heard_s = asyncio.get_running_loop().time()
+        self._heard_s = self._loop.time()
 
     @property
     def room(self) -> int:
@@ -189,13 +192,24 @@ class Line:
         """How far the monotonic clock is ahead of the venue's on the present connection."""
         return None if self._ear is None else self._ear.skew.ns
 
-    def promise_ns(self, skew_ns: int | None) -> int | None:
-        """Return up to when its facts have come; None where nothing is known. `skew_ns` stands in for one of its own."""
-        if self._ear is None:
+    @property
+    def silent(self) -> bool:
+        """Whether it is up and answers at most: no print, no mark came of late."""
+        ear = self._ear
+        return ear is not None and self.up_s is not None and self._loop.time() - ear.event_s >= PING_S
+
+    def promise_ns(self, stand_in_ns: int | None, asked_ns: int | None) -> int | None:
+        """Return up to when its facts have come; None where nothing is known.
+
+        `stand_in_ns` is a skew for the time before it has one of its own, `asked_ns` one that the venue just told: of
+        two the larger counts, because a venue's clock may stand.
+        """
+        ear = self._ear
+        if ear is None:
             return promise_ns(self._newest_ns, None, None)
-        own = self._ear.skew.ns
-        newest_ns = max(self._newest_ns, self._ear.newest_ns)
-        return promise_ns(newest_ns, self._ear.asked_ns, skew_ns if own is None else own)
+        own = stand_in_ns if ear.skew.ns is None else ear.skew.ns
+        known = [skew for skew in (own, asked_ns) if skew is not None]
+        return promise_ns(max(self._newest_ns, ear.newest_ns), ear.asked_ns, max(known, default=None))
 
     def poke(self) -> None:
         """Have it look at what is wanted."""
@@ -208,11 +222,11 @@ class Line:
         self._reading = on
         if self._link is not None and self._ear is not None and not self._ear.reason:
             (self._link.resume if on else self._link.pause)()
-            self._ear.heard_s = asyncio.get_running_loop().time()
+            self._ear.heard_s = self._loop.time()
 
     def describe(self) -> dict[str, Any]:
         """Say how it goes."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         return {
             "address": self.url,
             "streams": [stream.value for stream in self.streams],
@@ -235,7 +249,7 @@ class Line:
                 await self._hold()
             except LinkError as error:
                 self.host.failed(self, str(error))
-            lived_s = 0.0 if self.up_s is None else asyncio.get_running_loop().time() - self.up_s
+            lived_s = 0.0 if self.up_s is None else self._loop.time() - self.up_s
             self.up_s = None
             if self.wanted and not self.host.paused:
                 failures = 1 if lived_s > STABLE_S else failures + 1
@@ -253,7 +267,6 @@ class Line:
 
     async def _hold(self) -> None:
         """Connect, and stay connected until it breaks or is not wanted any more."""
-        loop = asyncio.get_running_loop()
         ear, link = await self._open()
         self._ear, self._link = ear, link
         renew_s = 0.0
@@ -262,10 +275,10 @@ class Line:
             while self.wanted and not self.host.paused:
                 await self._wait(TICK_S)
                 self._watch(ear, link)
-                old = loop.time() - ear.began_s > self._life_s
+                old = self._loop.time() - ear.began_s > self._life_s
                 gone = ear.natives - self.wanted
-                if (old or gone) and loop.time() >= renew_s:
-                    renew_s = loop.time() + RENEW_S
+                if (old or gone) and self._loop.time() >= renew_s:
+                    renew_s = self._loop.time() + RENEW_S
                     try:
                         fresh = await self._open()
                     except LinkError as error:
@@ -284,7 +297,7 @@ class Line:
             self.host.lost(self)
 
     def _up(self, ear: _Ear) -> None:
-        self.up_s = asyncio.get_running_loop().time()
+        self.up_s = self._loop.time()
         self._life_s = self.host.section.life_s_max * (LIFE_SHARE - self._random.uniform(0.0, 0.05))
         if not self._reading and self._link is not None:
             self._link.pause()
@@ -313,7 +326,6 @@ class Line:
 
     async def _subscribe(self, ear: _Ear, link: Link, natives: set[str]) -> None:
         """Ask for streams, no faster than allowed, and wait until all are confirmed."""
-        loop = asyncio.get_running_loop()
         ordered = sorted(natives)
         acks = []
         for start in range(0, len(ordered), SUBSCRIBE_MAX):
@@ -322,7 +334,7 @@ class Line:
             self._request += 1
             part = ordered[start : start + SUBSCRIBE_MAX]
             [(_, message)] = self.host.venue.subscribe(self.host.section.name, part, self.streams, self._request)
-            ack: asyncio.Future[None] = loop.create_future()
+            ack: asyncio.Future[None] = self._loop.create_future()
             ear.acks[self._request] = ack
             acks.append(ack)
             if ear.reason:
@@ -346,7 +358,7 @@ class Line:
             raise LinkError(ear.reason)
         if not self._reading:
             return
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         silent_s = now - ear.heard_s
         limit_s = min(ANSWER_S_MAX, self.host.section.silence_s_max)
         if silent_s > limit_s:

@@ -7,15 +7,16 @@ another task with its own place in the stream, and waits.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
-from squeezecore.adapters.bus import BusError, Reader
+from squeezecore.adapters.bus import BusError, Delivery, Reader
 from squeezecore.adapters.flowstore import insert_trades
 from squeezecore.adapters.service import Kit
 from squeezecore.adapters.store import Store
 from squeezecore.errors import ParseError, SqueezeError
+from squeezecore.market import Trades, concat
 from squeezecore.wire import STREAMS, TradeBatch
 
 STREAM = "MD"
@@ -33,6 +34,21 @@ class _Spot(msgspec.Struct, frozen=True):
 
     created: str
     seq: int
+
+
+def _joined(deliveries: Sequence[Delivery]) -> list[TradeBatch]:
+    """Join the prints of many batches into one for each feed, every instrument once."""
+    feeds: dict[tuple[str, str], dict[str, list[Trades]]] = {}
+    for each in deliveries:
+        batch = each.message
+        if isinstance(batch, TradeBatch):
+            blocks = feeds.setdefault((batch.venue, batch.feed), {})
+            for instrument, block in zip(batch.instruments, batch.trades, strict=True):
+                blocks.setdefault(instrument, []).append(block)
+    return [
+        TradeBatch(venue, feed, 0, tuple(blocks), tuple(concat(parts) for parts in blocks.values()))
+        for (venue, feed), blocks in feeds.items()
+    ]
 
 
 class Recorder:
@@ -74,9 +90,8 @@ class Recorder:
             while True:
                 began_s = asyncio.get_running_loop().time()
                 deliveries = await reader.pull(PULL_MAX)
-                batches: list[Any] = [each.message for each in deliveries if isinstance(each.message, TradeBatch)]
                 if deliveries:
-                    self.recorded += await self._kit.in_thread(insert_trades, self._store, batches)
+                    self.recorded += await self._kit.in_thread(insert_trades, self._store, _joined(deliveries))
                     self._seq = deliveries[-1].seq
                     await reader.ack(self._seq)
                     await self._keep()
