@@ -10,14 +10,14 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from squeezeflow import show
 from squeezeflow.keeping import Sight
 
 STATUS_EVERY = 5  # looks, between two JSON lines with everything
-TOLD = {"BEGUN", "STARTING", "RESTARTING", "REFUSED", "STOPPING", "STOPPED"}  # lines of their own say these
+TOLD = {"STARTING", "RESTARTING", "REFUSED", "STOPPING", "STOPPED", "LEFT"}  # lines of their own say these
 COLORS = {"RUNNING": "green", "REFUSED": "bold red", "RESTARTING": "red", "SILENT": "red", "STOPPED": "dim"}
 
 
@@ -136,16 +136,17 @@ def drawn(sights: Sequence[Sight]) -> Table:
     made = show.table("", "service", "state", "lag", "messages/s", "restarts", "address", "last error",
                       right=("lag", "messages/s", "restarts"))  # fmt: skip
     made.title = None
+    made.columns[-1].no_wrap, made.columns[-1].overflow = True, "ellipsis"  # the log and /readyz have the whole
     for sight in sights:
         color = "yellow" if not sight.ready and sight.state == "RUNNING" else COLORS.get(sight.state, "yellow")
         made.add_row(
             sight.name,
-            f"[{color}]{word(sight)}[/]",
+            Text(word(sight), style=color),
             "" if sight.lag_s is None else f"{sight.lag_s:.1f} s",
             "" if sight.rate is None else f"{sight.rate:,.0f}",
             str(sight.restarts) if sight.restarts else "",
             sight.address,
-            escape(sight.error),
+            Text(sight.error),
         )
     return made
 

@@ -241,7 +241,7 @@ class _Up:
         self._store: Store | None = None
         self._stop = asyncio.Event()
         self._began = time.monotonic()
-        self._keeping: list[asyncio.Task[None]] = []
+        self._keeping: dict[str, asyncio.Task[None]] = {}
         self._assets: dict[str, AssetConfig] = {}
 
     async def run(self) -> int:
@@ -297,18 +297,18 @@ class _Up:
             if request.source.kind == "sim" and self._given is None:
                 await self._history()
             self._begin(lambda _name: True)
-            await watching
+            done, _ = await asyncio.wait({watching, *self._keeping.values()}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:  # none ends by itself before we are asked to, but one may fail
+                task.result()
         finally:
             watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            await asyncio.wait({watching})
 
     def _begin(self, wanted: Callable[[str], bool]) -> None:
         """Start what is wanted and not yet started."""
         for child in self.children:
-            if child.sight.starts == 0 and child.sight.state == "STARTING" and wanted(child.program.name):
-                child.sight.state = "BEGUN"
-                self._keeping.append(asyncio.create_task(child.keep()))
+            if child.program.name not in self._keeping and wanted(child.program.name):
+                self._keeping[child.program.name] = asyncio.create_task(child.keep())
 
     async def _open_nats(self) -> None:
         home = self.request.home
@@ -450,12 +450,13 @@ class _Up:
             how = await child.stop()
             if how != "was not running":
                 ended.append(child.program.name if how == "stopped" else f"{child.program.name} ({how})")
-        for task in self._keeping:
-            await task
+        await asyncio.gather(*self._keeping.values(), return_exceptions=True)  # a failure was raised before
         for child in self.children:
             child.log.close()
-        self.board.show(self._sights())
         ended += await asyncio.to_thread(self._close_servers)
+        for server in self._servers:
+            server.sight.state = "STOPPED" if server.sight.name in ended else "LEFT"
+        self.board.show(self._sights())
         self._tell(
             f"stopped: {', '.join(ended) or 'nothing was running'}; the next start goes on from here",
             event="stopped",
