@@ -10,7 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import structlog
 
-from squeeze_openinterest.polling import Answer, Params, Past, Poller
+from squeeze_openinterest.desk import Answer, Params
+from squeeze_openinterest.polling import Past
+from squeeze_openinterest.watching import Poller
 from squeezecore.adapters import catalogue
 from squeezecore.adapters.membus import MemServer
 from squeezecore.market import Instrument, OpenInterestSeries, empty
@@ -35,6 +37,7 @@ class ScriptedVenue:
         self.now_s = now_s
         self.faults: dict[str, Callable[[], Answer]] = {}  # raises or answers
         self.bad_symbols: set[str] = set()
+        self.unlisted = False  # it answers for one symbol only
         self.asked: list[tuple[float, str, str]] = []  # (when, host, path with query)
         self.value = lambda ts: 1_000 + ts % 1_000  # base or contracts
 
@@ -47,7 +50,7 @@ class ScriptedVenue:
         fault = self.faults.get(host)
         if fault is not None:
             return fault()
-        if query.get("symbol") in self.bad_symbols:
+        if query.get("symbol") in self.bad_symbols or (self.unlisted and not query):
             return Answer(400, b'{"code":-1121,"msg":"Invalid symbol."}')
         answer = getattr(self, parts.path.rsplit("/", 1)[1])(host, query)
         return Answer(200, json.dumps(answer).encode())
@@ -56,14 +59,17 @@ class ScriptedVenue:
         now = int(self.now_s())
         return {"symbol": query["symbol"], "openInterest": str(self.value(now)), "time": now * 1000 - 700}
 
-    def premiumIndex(self, host: str, _query: dict[str, str]) -> Any:
+    def premiumIndex(self, host: str, query: dict[str, str]) -> Any:
         now = int(self.now_s())
         entry = {"markPrice": f"{MARK}.50", "indexPrice": f"{MARK}", "lastFundingRate": "0.00012"}
         symbols = {"linear": {"BTCUSDT": 8, "ETHUSDT": 4}, "inverse": {"BTCUSD_PERP": 8}}[host]
-        return [
+        if "symbol" in query:
+            symbols = {query["symbol"]: symbols.get(query["symbol"], 8)}
+        found = [
             {"symbol": symbol, **entry, "time": now * 1000, "nextFundingTime": (now // every + 1) * every * 1000}
             for symbol, every in ((symbol, hours * HOUR_S) for symbol, hours in symbols.items())
         ]
+        return found[0] if "symbol" in query and host == "linear" else found
 
     def fundingRate(self, _host: str, query: dict[str, str]) -> Any:
         first, last = (int(query[name]) // 1000 for name in ("startTime", "endTime"))
@@ -108,7 +114,7 @@ class Bed:
         self.past: dict[str, Past] = {}
         self.poller = Poller(
             self.bus, self.clock, self.venue, self._history, params or Params(), self.tally,
-            structlog.get_logger(), HOSTS,
+            structlog.get_logger(), lambda venue, section: HOSTS[venue][section.name],
         )  # fmt: skip
 
     async def _history(self, instrument: str, _now_s: int) -> Past:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-import numpy as np
-
+from squeeze_openinterest.sums import SPANS_S, Market, Ring, Summary, summarise
 from squeezecore.errors import UsageError
 from squeezecore.market import Instrument, OpenInterestSeries
 from squeezecore.spec import AssetConfig, nearest
 from squeezecore.wire import FundingFact, InterestFact, MarkFact
-
-from .sums import SPANS_S, Market, Ring, Summary, summarise
 
 SETTLED_S = 3 * 86_400  # settled funding is remembered, and asked for at the start, so far back
 
@@ -44,12 +41,16 @@ class Facts:
     def __iter__(self) -> Iterator[str]:
         return iter(self._known)
 
-    def watch(self, instrument: Instrument, before: OpenInterestSeries, settled: Iterable[int]) -> None:
-        """Begin with a market; `before` is what the store has of it, `settled` the events that are there already."""
-        ring = Ring(self.keep_s)
+    def watch(self, instrument: Instrument) -> None:
+        """Begin with a market."""
+        self._known[instrument.id] = Known(instrument, Ring(self.keep_s), {}, set())
+
+    def fill(self, instrument: str, before: OpenInterestSeries, settled: Iterable[int]) -> None:
+        """Take what the store has of a market: its open interest, and which settlements are there already."""
+        known = self._known[instrument]
         for known_at, value in zip(before.known_at.tolist(), before.open_interest.tolist(), strict=True):
-            ring.add(known_at, value)
-        self._known[instrument.id] = Known(instrument, ring, {}, set(settled))
+            known.ring.add(known_at, value)
+        known.settled.update(settled)
 
     def forget(self, instrument: str) -> None:
         """End with a market that no asset names any more."""
@@ -91,6 +92,3 @@ def oldest_s(facts: Facts, now_s: int) -> Mapping[str, int]:
     """Return each market's age of open interest in seconds; markets without any are left out."""
     ages = {name: facts[name].ring.last for name in facts}
     return {name: max(0, now_s - last[0]) for name, last in ages.items() if last is not None}
-
-
-EMPTY = OpenInterestSeries(*(np.empty(0, np.int64) for _ in OpenInterestSeries._fields))

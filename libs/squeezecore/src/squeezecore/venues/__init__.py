@@ -65,7 +65,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     instruments: str  # path of the instrument list
     open_interest: str = ""  # path templates with {symbol}, {start_ms}, {end_ms}, {from_id}; "" = none
     funding: str = ""  # what was settled
-    premium: str = ""  # mark prices and the funding predicted, of all instruments at once
+    premium: str = ""  # mark price and the funding predicted
+    premium_all: str = ""  # the same of all instruments at once
     funding_info: str = ""  # intervals of those whose interval is not the usual one
     backfill: str = ""  # closes holes by id or time
     backfill_trades: str = ""  # the same for single prints
@@ -192,7 +193,7 @@ class Venue(Protocol):
         received_ns: int,
         intervals: Mapping[str, int] | None = None,
     ) -> list[Funding]:
-        """Read the answer to `Section.funding` (settled) or `Section.premium` (predicted), in its order.
+        """Read the answer to `Section.funding` (settled) or to `.premium` or `.premium_all` (predicted), in its order.
 
         Entries of instruments that are not in `instruments` (by native symbol), or that have no funding, are left out.
         `intervals` come from `funding_intervals`; where settled events lie nearer than that, their distance counts.
@@ -202,7 +203,7 @@ class Venue(Protocol):
     def marks(
         self, section: str, instruments: Mapping[str, Instrument], body: bytes, received_ns: int
     ) -> list[MarkPrice]:
-        """Read the answer to `Section.premium` as mark prices; others than `instruments` are left out."""
+        """Read the answer to `Section.premium` or `.premium_all` as mark prices; others than `instruments` are left out."""
         ...
 
     def aggregates(self, section: str, instrument: Instrument, body: bytes, received_ns: int = 0) -> list[Trade]:

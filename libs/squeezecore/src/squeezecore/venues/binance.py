@@ -67,7 +67,7 @@ _SPOT_WS = "wss://stream.binance.com:9443/ws"
 _PUBLIC_WS, _MARKET_WS = "wss://fstream.binance.com/public/ws", "wss://fstream.binance.com/market/ws"
 _COIN_WS = "wss://dstream.binance.com/ws"
 _IDS = {Feed.TRADE: Contiguity.CONTIGUOUS, Feed.AGGREGATE: Contiguity.CONTIGUOUS}
-_WEIGHTS = {"premium": 10, "backfill": 20, "backfill_trades": 20, "recent_trades": 5}
+_WEIGHTS = {"premium_all": 10, "backfill": 20, "backfill_trades": 20, "recent_trades": 5}
 
 SECTIONS: Mapping[str, Section] = MappingProxyType(
     {
@@ -99,7 +99,8 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             instruments="/fapi/v1/exchangeInfo",
             open_interest="/fapi/v1/openInterest?symbol={symbol}",
             funding="/fapi/v1/fundingRate?symbol={symbol}&startTime={start_ms}&endTime={end_ms}&limit=1000",
-            premium="/fapi/v1/premiumIndex",
+            premium="/fapi/v1/premiumIndex?symbol={symbol}",
+            premium_all="/fapi/v1/premiumIndex",
             funding_info="/fapi/v1/fundingInfo",
             backfill="/fapi/v1/aggTrades?symbol={symbol}&fromId={from_id}&limit=1000",
             backfill_trades="/fapi/v1/historicalTrades?symbol={symbol}&fromId={from_id}&limit=1000",
@@ -120,7 +121,8 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
             instruments="/dapi/v1/exchangeInfo",
             open_interest="/dapi/v1/openInterest?symbol={symbol}",
             funding="/dapi/v1/fundingRate?symbol={symbol}&startTime={start_ms}&endTime={end_ms}&limit=1000",
-            premium="/dapi/v1/premiumIndex",
+            premium="/dapi/v1/premiumIndex?symbol={symbol}",
+            premium_all="/dapi/v1/premiumIndex",
             funding_info="/dapi/v1/fundingInfo",
             backfill="/dapi/v1/aggTrades?symbol={symbol}&fromId={from_id}&limit=1000",
             backfill_trades="/dapi/v1/historicalTrades?symbol={symbol}&fromId={from_id}&limit=1000",
