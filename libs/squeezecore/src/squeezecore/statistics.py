@@ -879,7 +879,7 @@ def judge(
     provisional = not failed and (not placebos or bool(few) or break_even is None)
     if failed:
         word = NO_EDGE
-        sentence = f"Luck explains this result: {failed} of {failed + held} tests {'fails' if failed == 1 else 'fail'}."
+        sentence = f"An edge is not shown: {failed} of {failed + held} tests {'fails' if failed == 1 else 'fail'}."
     elif provisional:
         word = EDGE
         sentence = f"Provisional: all {held} tests that count hold, but placebos and cost stress are not complete."

@@ -46,6 +46,7 @@ from squeezecore.trading import USD_E8
 RUNS = 200
 ENTRIES = 1_000
 SHUFFLED, RANDOM = "shuffled", "random"
+MOST = 2**31  # seeds are below
 REAL = -1  # stands for a seed where nothing is shuffled
 KEEP_S = 1.0  # of work that Ctrl-C may lose
 STRESS, STRESS_FORMAT = "cost_stress", 1
@@ -131,6 +132,21 @@ def measure(
         result_hash=run.result_hash,
         placebos=tuple(work.placebo(name, count) for name, count in wanted.items() if count),
         stress=msgspec.json.decode(body, type=CostStress),
+    )
+
+
+def kept(store: Store, run: BacktestRun) -> Luck:
+    """Return what was measured of a run so far, without measuring anything."""
+    luck = Luck(run_id=run.run_id, result_hash=run.result_hash)
+    if run.state != "done":
+        return luck
+    work = _Work(store, run, silent, 1)
+    body = store.part(run.run_id, STRESS, run.result_hash, STRESS_FORMAT)
+    found = (work.placebo(name, MOST) for name in (SHUFFLED, RANDOM))
+    return msgspec.structs.replace(
+        luck,
+        placebos=tuple(placebo for placebo in found if placebo.values),
+        stress=None if body is None else msgspec.json.decode(body, type=CostStress),
     )
 
 

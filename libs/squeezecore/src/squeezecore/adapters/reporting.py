@@ -120,8 +120,8 @@ def build_page(
 ) -> Page:
     """Put the page of one run together, or of several side by side; `names` are ids, their beginnings, or `last`.
 
-    `placebo_runs` is how many runs over shuffled flow luck is measured by; 0 leaves random entries and the cost stress out
-    too. What is missing of them is worked out with files in `scratch`, and kept.
+    `placebo_runs` is how many runs over shuffled flow luck is measured by, at least; 0 measures neither those nor random entries
+    nor the cost stress, and shows what was measured before. What is missing is worked out with files in `scratch`, and kept.
     """
     runs = [find_run(store, name) for name in names]
     if len({run.run_id for run in runs}) != len(runs):
@@ -310,19 +310,18 @@ class _Run:
 
 
 def _luck(store: Store, run: BacktestRun, report: Report, count: int, scratch: Path | None) -> placebos.Luck:
-    """Return what chance and other costs bring, or why that cannot be had."""
-    if not count:
-        return placebos.Luck(run_id=run.run_id, result_hash=run.result_hash)
-    try:
-        found = placebos.measure(store, run, report, runs=count, scratch=scratch)
-        least = statistics.PLACEBOS_MIN
-        few = f"Fewer than {least}: no p-value of {statistics.PLACEBO_P_MAX} can come of them, the verdict does not count them."
-        noted = [p if len(p.values) >= least else msgspec.structs.replace(p, note=few) for p in found.placebos]
-        return msgspec.structs.replace(found, placebos=tuple(noted))
-    except UsageError as error:  # of another version, or its rows have changed: the rest of the page stands
-        return placebos.Luck(
-            run_id=run.run_id, result_hash=run.result_hash, note=f"No placebo and no cost stress: {error}."
-        )
+    """Return what chance and other costs bring, or why that cannot be had; what was measured once is never left out."""
+    found = placebos.kept(store, run)
+    there = max((len(p.values) for p in found.placebos if p.name == placebos.SHUFFLED), default=0)
+    if count:
+        try:
+            found = placebos.measure(store, run, report, runs=max(count, there), scratch=scratch)
+        except UsageError as error:  # of another version, or its rows have changed: the rest of the page stands
+            found = msgspec.structs.replace(found, note=f"Placebos and cost stress are not complete: {error}.")
+    least = statistics.PLACEBOS_MIN
+    few = f"Fewer than {least}: no p-value of {statistics.PLACEBO_P_MAX} can come of them, the verdict does not count them."
+    noted = [p if len(p.values) >= least else msgspec.structs.replace(p, note=few) for p in found.placebos]
+    return msgspec.structs.replace(found, placebos=tuple(noted))
 
 
 def _warnings(run: BacktestRun, trades: int, charts: charting.Charts, note: str) -> tuple[str, ...]:

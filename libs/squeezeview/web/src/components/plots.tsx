@@ -171,16 +171,18 @@ export function Scatter(props: {
   return (
     <Picture label={props.label} height={height}>
       {(width) => {
-        const [left, right, top, bottom] = [44, 10, 8, height - 34];
         const lowX = Math.min(0, ...dots.map((dot) => dot.x));
         const highX = Math.max(0, ...dots.map((dot) => dot.x)) || 1;
         const lowY = Math.min(0, ...dots.map((dot) => dot.y));
         const highY = Math.max(0, ...dots.map((dot) => dot.y)) || 1;
+        const levels = niceSteps(lowY, highY, 6);
+        const longest = Math.max(...levels.map((value) => props.axis(value).length));
+        const [left, right, top, bottom] = [Math.max(44, 8 + 6.6 * longest), 10, 8, height - 34];
         const x = (value: number): number => left + ((value - lowX) / (highX - lowX || 1)) * (width - left - right);
         const y = (value: number): number => bottom - ((value - lowY) / (highY - lowY || 1)) * (bottom - top);
         return (
           <>
-            {niceSteps(lowY, highY, 6).map((value) => (
+            {levels.map((value) => (
               <g key={value}>
                 <line class="gridline" x1={left} x2={width - right} y1={y(value)} y2={y(value)} />
                 <text class="tick end" x={left - 5} y={y(value) + 3.5}>

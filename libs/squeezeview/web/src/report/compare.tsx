@@ -130,9 +130,10 @@ function SideBySide({ runs }: { runs: RunPage[] }): JSX.Element {
             <th scope="row">Verdict</th>
             {runs.map((run) => (
               <td key={run.run_id}>
-                <strong class={run.verdict.word === "edge" ? "good" : run.verdict.word === "no edge" ? "bad" : ""}>
+                <strong class={run.verdict.word === "edge" ? (run.verdict.provisional ? "" : "good") : run.verdict.word === "no edge" ? "bad" : ""}>
                   {run.verdict.word}
                 </strong>
+                {run.verdict.provisional && <small>provisional</small>}
               </td>
             ))}
           </tr>
@@ -190,6 +191,6 @@ function differenceColumns(runs: RunPage[]): Column<Difference>[] {
         tone: (line) => line.pnl_usd[index] ?? 0,
       }),
     ),
-    { head: "Why", left: true, value: (line) => line.why },
+    { head: "Why", left: true, value: (line) => line.why, show: (line) => <span class="words">{line.why}</span> },
   ];
 }

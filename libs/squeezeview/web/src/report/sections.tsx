@@ -193,7 +193,7 @@ export function QualityView({ quality }: { quality: Quality }): JSX.Element {
           <figcaption>
             Each day <small>share of its seconds that are whole</small>
           </figcaption>
-          <ol class={quality.days.length > LONG_DAYS ? "calendar long" : "calendar"} aria-label="Days and the share of their seconds that are whole">
+          <ol class={quality.days.length > LONG_DAYS ? "calendar weeks" : "calendar"} aria-label="Days and the share of their seconds that are whole">
             {["Mo", "Tu", "We", "Th", "Fr", "Sa", "Su"].map((name) => (
               <li key={name} class="weekday" aria-hidden="true">
                 {name}
