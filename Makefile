@@ -6,7 +6,7 @@ READY := .venv/.ready
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv web demo picture test check format bench lock clean
+.PHONY: help venv web demo up picture test check format bench lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ $(PAGE): $(shell find $(WEB)/src -type f) $(wildcard $(WEB)/*.json $(WEB)/*.mjs 
 demo: $(READY) ## The main job on real recorded data, then a simulated market: flow, backtest, one trade explained, the report page
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web; else echo "npm is missing, so the page at the end is left out (Debian: apt install nodejs npm)"; fi
 	@bash scripts/demo.sh
+
+SOURCE ?= sim:7
+LIVE_HOME ?= build/live-$(subst /,-,$(subst :,-,$(SOURCE)))
+
+up: $(READY) ## Run everything until Ctrl-C: both servers, six services (SOURCE=sim:7, live or replay:DIR)
+	@$(BIN)/squeezeflow --home $(LIVE_HOME) up --source $(SOURCE)
 
 picture: $(READY) $(PAGE) ## Take the README's picture of the demo's report page (needs Chromium)
 	@test -f build/demo/report.html || { echo "there is no page yet: make demo first"; exit 1; }

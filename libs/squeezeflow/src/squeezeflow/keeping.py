@@ -37,7 +37,7 @@ class Program:
 
     name: str
     words: tuple[str, ...]  # after the interpreter: "-m", "squeeze_cvd"
-    settings: Callable[[], Mapping[str, str]] = dict  # its environment beyond ours, asked at each start
+    settings: Mapping[str, str] = field(default_factory=dict)  # its environment beyond everybody's
     note: Path | None = None  # where it writes {"port": …, "pid": …} once it answers over HTTP
     sign: Path | None = None  # without a note: a file that is there once it is ready
     address: str = ""  # without a note: where it answers
@@ -95,7 +95,9 @@ class Sight:
 class Child:
     """A program that is kept running."""
 
-    def __init__(self, program: Program, environment: Mapping[str, str], log: Log, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, program: Program, environment: Callable[[], Mapping[str, str]], log: Log, tell: Callable[[str], None]
+    ) -> None:
         self.program = program
         self.sight = Sight(program.name)
         self.log = log
@@ -144,7 +146,7 @@ class Child:
         self.log.last.clear()
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-S", "-E", str(TETHER), str(os.getpid()), sys.executable, "-P", *self.program.words,
-            env={**self._environment, **self.program.settings()},
+            env={**self._environment(), **self.program.settings},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

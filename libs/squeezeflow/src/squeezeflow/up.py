@@ -17,7 +17,6 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -290,7 +289,7 @@ class _Up:
         logs = request.home / "run" / "logs"
         for program in programs:
             log = Log(logs / f"{program.name}.log")
-            self.children.append(Child(program, request.environment, log, self._tell))
+            self.children.append(Child(program, self._environment, log, self._tell))
         watching = asyncio.create_task(self._watch())
         try:
             self._begin(lambda name: name in FIRST or self._given is not None)
@@ -374,8 +373,7 @@ class _Up:
                 **{setting: str(path) for setting, path in held.items()},
                 **self._own_settings(name, endpoints),
             }
-            settings = partial(self._with_servers, given)
-            programs.append(Program(name, ("-m", f"squeeze_{name}"), settings, run / "services" / f"{name}.json"))
+            programs.append(Program(name, ("-m", f"squeeze_{name}"), given, run / "services" / f"{name}.json"))
         return programs
 
     def _own_settings(self, name: str, endpoints: Path) -> dict[str, str]:
@@ -391,12 +389,12 @@ class _Up:
             settings["SQUEEZE_CAPITAL_USD"] = f"{request.capital_usd:g}"
         return settings
 
-    def _with_servers(self, given: Mapping[str, str]) -> dict[str, str]:
-        """Add where the servers are at this moment."""
+    def _environment(self) -> dict[str, str]:
+        """Return what every program is told: where the servers are at this moment."""
         assert self._nats is not None
         url = self.request.clickhouse_url
         store = {"SQUEEZE_HOME": str(self.request.home)} if url is None else {"SQUEEZE_CLICKHOUSE_URL": url}
-        return {**given, "SQUEEZE_NATS_URL": self._nats.url} | store
+        return {**self.request.environment, "SQUEEZE_NATS_URL": self._nats.url} | store
 
     async def _history(self) -> None:
         """Fill the store with the simulated days before, and today up to now, if they are missing."""
@@ -424,10 +422,16 @@ class _Up:
         ready = False
         async with httpx.AsyncClient(timeout=ASK_S_MAX, trust_env=False) as http:
             while True:
+                assert self._nats is not None
+                before = self._nats.url
                 await asyncio.gather(
                     *(server.look(self._tell) for server in self._servers),
                     *(child.look(http) for child in self.children),
                 )
+                if self._nats.url != before:  # its old port was taken meanwhile
+                    self._tell(f"nats answers on {self._nats.url} now: the services are started again")
+                    for child in self.children:
+                        child.restart()
                 self.board.show(self._sights())
                 if not ready and all(sight.ready for sight in self._sights()):
                     ready = True

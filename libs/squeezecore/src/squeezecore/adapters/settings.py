@@ -114,8 +114,8 @@ def variable(field: str) -> str:
 def redacted(text: str) -> str:
     """Leave user and password out of every address in a text.
 
-    >>> redacted("http://squeeze:secret@db:8123 did not answer")
-    'http://***@db:8123 did not answer'
+    >>> redacted("http://squeeze:secret@host:8123 did not answer")
+    'http://***@host:8123 did not answer'
     """
     return CREDENTIALS.sub("***@", text)
 
