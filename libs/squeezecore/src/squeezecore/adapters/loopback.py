@@ -19,12 +19,22 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from picows import WSUpgradeRequest, ws_create_server
+from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener, ws_create_server
 
+from squeezecore.adapters.loopback_faults import (
+    CONNECT_FAULTS,
+    FOREVER_S,
+    KINDS,
+    FrameFaults,
+    Made,
+    Trouble,
+    parse_faults,
+)
 from squeezecore.adapters.loopback_replay import Recorded
 from squeezecore.adapters.loopback_rest import Rest, handle
 from squeezecore.adapters.loopback_sockets import LIMITS, Connection, Limits, place_of
@@ -52,6 +62,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         1  # at other speeds than real time the clock stands until so many are subscribed, at MAX also later
     )
     limits: Mapping[str, Limits] = msgspec.field(default_factory=lambda: dict(LIMITS))
+    faults: str = ""  # see loopback_faults.parse_faults
     port: int = 0
     rest_port: int = 0
 
@@ -68,6 +79,7 @@ class Loopback:
 
     def __init__(self, source: Source, options: Options) -> None:
         self.source, self.options = source, options
+        self.trouble = Trouble(parse_faults(options.faults))
         self.connections: set[Connection] = set()
         self.done = asyncio.Event()  # everything up to `until_ns` has been sent
         self.port = self.rest_port = 0
@@ -103,6 +115,7 @@ class Loopback:
             "done": self.done.is_set(),
             "connections": len(self.connections),
             "streams": self.streams(),
+            "faults": dict(self.trouble.counts),
             "frames_sent": self._frames_before + sum(one.frames_sent for one in self.connections),
         }
 
@@ -120,15 +133,22 @@ class Loopback:
 
     # -- connections ---------------------------------------------------------------------------------------------------
 
-    def accept(self, request: WSUpgradeRequest) -> Connection | None:
-        """Make the listener of a new client; None: nobody lives there."""
+    def accept(self, request: WSUpgradeRequest) -> Connection | WSUpgradeResponseWithListener | None:
+        """Make the listener of a new client, or the refusal; None: nobody lives there."""
         path = request.path
         place = place_of(path.decode("latin-1") if isinstance(path, bytes) else str(path))
         if place is None:
             return None
         number = self._numbers[place.section]
         self._numbers[place.section] += 1
-        return Connection(place, self.options.limits[place.section], self.source, number, self._on_change)
+        kind = self.trouble.faults.draw(CONNECT_FAULTS, place.section, number=number)
+        if kind:
+            self.trouble.note(Made(kind, place.section, number, -1))
+            return WSUpgradeResponseWithListener(
+                WSUpgradeResponse.create_error_response(HTTPStatus.SERVICE_UNAVAILABLE, b"a fault on purpose"), None
+            )
+        faults = FrameFaults(self.trouble, place.section, number)
+        return Connection(place, self.options.limits[place.section], self.source, faults, number, self._on_change)
 
     def _on_change(self, connection: Connection) -> None:
         if connection.open:
@@ -200,7 +220,7 @@ async def serve(source: Source | str, options: Options | None = None) -> AsyncIt
     """
     options = options or Options()
     exchange = Loopback(source_of(source) if isinstance(source, str) else source, options)
-    rest = Rest(exchange.source, options.limits, exchange.now_ns, exchange.status)
+    rest = Rest(exchange.source, options.limits, exchange.now_ns, exchange.status, exchange.trouble)
     sockets = await ws_create_server(
         exchange.accept, HOST, options.port, enable_auto_pong=False, websocket_handshake_timeout=5
     )
@@ -271,6 +291,12 @@ examples
 """
 
 
+_FAULTS = "faults: name=chance[:amount], each frame or REST answer meets it with that chance\n" + "\n".join(
+    f"  {name:<13}{kind.meaning}{f' ({kind.amount:g})' if 0 < kind.amount < FOREVER_S else ''}"
+    for name, kind in KINDS.items()
+)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         raise UsageError(message)
@@ -295,6 +321,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--until", metavar="ISO", help="where the clock stops; connections stay open")
     add("--await-streams", type=int, default=1, metavar="N", help="the own clock stands until N streams are subscribed")
+    add("--faults", default="", metavar="SPEC", help="such as seed=3,disconnect=0.001,delay=0.01:250; see below")
     add("--assets", default=",".join(PROFILES), help="of a simulated market (default: %(default)s)")
     add("--world", default="squeeze", help="squeeze or noise")
     add("--symbols", type=int, default=0, metavar="N", help="add N copies of BTC under other names, for load tests")
@@ -321,6 +348,7 @@ def _asked(words: list[str]) -> _Asked:
         start_ns=_time_ns("start", given.start),
         until_ns=_time_ns("until", given.until),
         await_streams=given.await_streams,
+        faults=given.faults,
         port=given.port,
         rest_port=given.rest_port,
     )

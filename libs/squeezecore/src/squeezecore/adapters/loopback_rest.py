@@ -1,7 +1,7 @@
 """Binance's REST answers over plain HTTP/1.1: lists, prints by id, open interest, funding, weights.
 
-Beside the venue's own paths there are two of ours: `/truth/<section>/<symbol>` tells every print whatever was sent, and
-`/status` how the exchange stands.
+Beside the venue's own paths there are three of ours: `/truth/<section>/<symbol>` tells every print whatever was sent, `/status`
+how the exchange stands, `/faults?spec=…` puts other faults in force.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
+from squeezecore.adapters.loopback_faults import REST_FAULTS, Made, Trouble, parse_faults
 from squeezecore.adapters.loopback_sockets import Limits
 from squeezecore.adapters.loopback_source import API, MS, ROWS_MAX, SECTIONS, Query, Source
+from squeezecore.errors import UsageError
 
 _IDLE_S = 60.0
 _TRUTH_ROWS_MAX = 5_000_000
@@ -39,6 +41,8 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
+    wait_s: float = 0.0  # before it is sent
+    share: float = 1.0  # of the body that is sent; less than all ends the connection
 
 
 def refusal(status: int, code: int, text: str) -> Answer:
@@ -89,9 +93,11 @@ class Rest:
         limits: Mapping[str, Limits],
         now_ns: Callable[[], int],
         status: Callable[[], Mapping[str, object]],
+        trouble: Trouble,
     ) -> None:
-        self._source, self._now_ns, self._status = source, now_ns, status
+        self._source, self._now_ns, self._status, self._trouble = source, now_ns, status, trouble
         self._weights = Weights(limits)
+        self._numbers = dict.fromkeys(SECTIONS, 0)  # of the next request
 
     def answer(self, target: str) -> Answer:
         """Answer a GET of a path and query."""
@@ -100,6 +106,8 @@ class Rest:
         params = dict(parse_qsl(parts.query, keep_blank_values=True))
         if words == ["status"]:
             return Answer(200, msgspec.json.encode(self._status()))
+        if words == ["faults"]:
+            return self._new_faults(params.get("spec", ""))
         if len(words) == 3 and words[0] == "truth" and words[1] in SECTIONS:
             return self._truth(words[1], words[2], params)
         section = words.pop(0) if words and words[0] in SECTIONS else ""
@@ -111,8 +119,41 @@ class Rest:
 
     def _venue(self, section: str, name: str, params: Mapping[str, str]) -> Answer:
         used, refused = self._weights.charge(section, _WEIGHTS[section].get(name, 1))
-        made = refused or self._named(section, name, params)
+        made = refused or self._struck(section) or self._named(section, name, params)
+        kind, amount = self._draw(section, ("resthalf", "resthang", "restslow"))
+        self._numbers[section] += 1
+        if kind == "resthalf":
+            made = made._replace(share=0.5)
+        elif kind == "resthang":
+            made = made._replace(share=0.0, wait_s=amount)
+        elif kind == "restslow":
+            made = made._replace(wait_s=amount / 1000)
         return made._replace(headers=(*made.headers, ("X-MBX-USED-WEIGHT-1M", str(used))))
+
+    def _new_faults(self, text: str) -> Answer:
+        try:
+            self._trouble.faults = parse_faults(text)
+        except UsageError as error:
+            return refusal(400, -1000, str(error))
+        return Answer(200, b"{}")
+
+    def _draw(self, section: str, kinds: tuple[str, ...]) -> tuple[str, float]:
+        """Return the fault among some that strikes a section's next answer, and its amount."""
+        faults, number = self._trouble.faults, self._numbers[section]
+        kind = faults.draw({kind: REST_FAULTS[kind] for kind in kinds}, "rest", section, number=number)
+        if kind:
+            self._trouble.note(Made(kind, section, -1, number))
+        return kind, faults.amounts.get(kind, 0.0)
+
+    def _struck(self, section: str) -> Answer | None:
+        """Return the answer that a fault gives instead of the true one."""
+        kind, amount = self._draw(section, ("rest429", "rest418", "rest500", "rest503"))
+        if kind in {"rest429", "rest418"}:
+            made = refusal(int(kind[-3:]), -1003, "Too many requests; this one was a fault on purpose.")
+            return made._replace(headers=(("Retry-After", f"{amount:.0f}"),))
+        if kind:
+            return refusal(int(kind[-3:]), -1000, "An unknown error occurred while processing the request.")
+        return None
 
     def _named(self, section: str, name: str, params: Mapping[str, str]) -> Answer:
         now_ns = self._now_ns()
@@ -216,6 +257,8 @@ async def handle(rest: Rest, reader: asyncio.StreamReader, writer: asyncio.Strea
             else:
                 keep = not any(line.lower().replace(" ", "") == "connection:close" for line in lines[1:])
                 answer = rest.answer(words[1])
+            await asyncio.sleep(answer.wait_s)
+            keep = keep and answer.share == 1.0
             await _write(writer, answer, keep)
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
         pass  # the client left, or says nothing we understand
@@ -231,5 +274,6 @@ async def _write(writer: asyncio.StreamWriter, answer: Answer, keep: bool) -> No
         *answer.headers,
     ]
     head = f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers)
-    writer.write(head.encode() + b"\r\n" + answer.body)
+    text = head.encode() + b"\r\n" + answer.body
+    writer.write(text[: int(len(text) * answer.share)])
     await writer.drain()

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
+from squeezecore.adapters.loopback_faults import FrameFaults
 from squeezecore.adapters.loopback_frames import Form, merge
 from squeezecore.adapters.loopback_source import SECTIONS, Source
 
@@ -83,7 +84,13 @@ class Connection(WSListener):
     """A client and what it has subscribed to."""
 
     def __init__(
-        self, place: Place, limits: Limits, source: Source, number: int, changed: Callable[[Connection], None]
+        self,
+        place: Place,
+        limits: Limits,
+        source: Source,
+        faults: FrameFaults,
+        number: int,
+        changed: Callable[[Connection], None],
     ) -> None:
         super().__init__()
         self.section, self.number = place.section, number
@@ -93,6 +100,7 @@ class Connection(WSListener):
         self.writable = asyncio.Event()
         self.writable.set()
         self._route, self._form, self._limits, self._source = place.route, place.form, limits, source
+        self._faults = faults
         self._changed = changed  # called when the connection opens, closes or subscribes
         self._transport: WSTransport | None = None
         self._heard: deque[float] = deque()
@@ -122,6 +130,8 @@ class Connection(WSListener):
             transport.send_close(frame.get_close_code(), frame.get_close_message())
             transport.disconnect()
             return
+        if self._faults.silent:
+            return  # as if nobody were there
         now = time.monotonic()
         self._heard.append(now)
         while self._heard[0] <= now - 1.0:
@@ -229,7 +239,8 @@ class Connection(WSListener):
         if time.monotonic() - self._pong_at > self._limits.ping_s + self._limits.pong_s:
             self.close(WSCloseCode.POLICY_VIOLATION, "Pong timeout")
             return
-        self._transport.send_ping(str(time.time_ns() // 1_000_000).encode())
+        if not self._faults.silent:
+            self._transport.send_ping(str(time.time_ns() // 1_000_000).encode())
         self._later(self._limits.ping_s, self._ping)
 
     def close(self, code: WSCloseCode, reason: str) -> None:
@@ -263,10 +274,14 @@ class Connection(WSListener):
             for frames in self._source.frames(self.section, stream, start_ns, end_ns)
         ]
         sent = merge(parts, self._form)
-        if not sent.end.size:
+        if not sent.end.size and not self._faults.waiting:
             return
-        self.frames_sent += sent.end.size
+        struck = self._faults.strike(sent, end_ns)
+        self.frames_sent += sent.end.size if struck is None else struck.frames
         below: Any = self._transport.underlying_transport
-        below.write(sent.blob.data)
-        if below.get_write_buffer_size() > self._limits.backlog_bytes_max:
+        below.write(sent.blob.data if struck is None else b"".join(struck.pieces))
+        if struck is not None and struck.cut:
+            self.open = False
+            self._transport.disconnect()  # no close frame; what was written still arrives
+        elif below.get_write_buffer_size() > self._limits.backlog_bytes_max:
             self.abort()
