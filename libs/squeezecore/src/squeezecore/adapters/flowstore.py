@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from squeezecore.adapters.store import TS_MAX, Store
-from squeezecore.adapters.tables import CLOCK_COLUMNS, TABLES
+from squeezecore.adapters.tables import CLOCK_COLUMNS, ROLLUPS, TABLES
 from squeezecore.errors import UsageError
 from squeezecore.market import DAY_S, Bars, Block, FundingSeries, MarkSeries, OpenInterestSeries, Rows, Trades, dtypes
 from squeezecore.spec import AssetConfig, canonical
@@ -105,12 +105,16 @@ def keep_trades(store: Store, days: int) -> None:
 
 def insert_bars(store: Store, parts: Mapping[str, Bars]) -> None:
     """Insert seconds of many instruments, one block a day; of two versions of a second the higher stays."""
-    joined = _joined(Bars, parts)
-    first, last = joined.pop("first_id"), joined.pop("last_id")
+    insert_bar_block(store, list(parts), _index(parts), Bars(**_joined(Bars, parts)))
+
+
+def insert_bar_block(store: Store, names: Sequence[str], index: NDArray[Any], bars: Bars) -> None:
+    """Do the same for bars that stand in one block already; `index` names each one's instrument."""
+    columns = bars._asdict()
+    first, last = columns.pop("first_id"), columns["last_id"]
     has_ids = first >= 0
-    joined["last_id"] = last
-    joined["id_span"] = np.where(has_ids, last.view(np.uint64) - first.view(np.uint64) + np.uint64(1), np.uint64(0))
-    _insert_by_day(store, "bars_1s", "instrument", parts, joined)
+    columns["id_span"] = np.where(has_ids, last.view(np.uint64) - first.view(np.uint64) + np.uint64(1), np.uint64(0))
+    _insert_by_day(store, "bars_1s", "instrument", names, index, columns)
 
 
 def insert_rows(store: Store, parts: Mapping[str, Rows]) -> None:
@@ -119,19 +123,22 @@ def insert_rows(store: Store, parts: Mapping[str, Rows]) -> None:
     They are revision 0 whatever is stored, so that the same seconds sent again never win over a repair of theirs
     (`Store.insert_rows` is what repairs).
     """
-    joined = _joined(Rows, parts)
-    joined["version"] = joined["quality_ppm"].astype(np.uint64)
-    _insert_by_day(store, "rows_1s", "asset", parts, joined)
+    insert_row_block(store, list(parts), _index(parts), Rows(**_joined(Rows, parts)))
 
 
-def insert_rollups(store: Store, table: str, parts: Mapping[str, Columns]) -> None:
-    """Insert minute, five-minute or hour bars of many instruments as one block; columns as in `TABLES[table]`."""
-    if parts:
-        names = [name for name in TABLES[table] if name != "instrument"]
-        joined = {name: np.concatenate([part[name] for part in parts.values()]) for name in names}
-        _insert_named(
-            store, table, "instrument", _named(list(parts), [len(part["ts"]) for part in parts.values()]), joined
-        )
+def insert_row_block(store: Store, names: Sequence[str], index: NDArray[Any], rows: Rows) -> None:
+    """Do the same for rows that stand in one block already; `index` names each one's asset."""
+    columns = rows._asdict() | {"version": rows.quality_ppm.astype(np.uint64)}
+    _insert_by_day(store, "rows_1s", "asset", names, index, columns)
+
+
+def roll_up(store: Store, start_s: int, end_s: int, until_s: int, instruments: Sequence[str] = ()) -> None:
+    """Compute the minute, five-minute and hour bars that `[start_s, end_s)` touches and that end by `until_s`."""
+    for table, seconds in ROLLUPS.items():
+        low = start_s // seconds * seconds
+        high = min(-(-end_s // seconds), until_s // seconds) * seconds
+        if high > low:
+            store.rollup_span(table, low, high, instruments)
 
 
 def insert_facts(
@@ -160,14 +167,20 @@ def _joined(kind: type[Block], parts: Mapping[str, Any]) -> Columns:
     }
 
 
-def _insert_by_day(store: Store, table: str, key: str, parts: Mapping[str, Any], joined: Columns) -> None:
+def _index(parts: Mapping[str, Any]) -> NDArray[Any]:
+    return np.repeat(np.arange(len(parts)), [len(part.ts) for part in parts.values()])
+
+
+def _insert_by_day(
+    store: Store, table: str, key: str, names: Sequence[str], index: NDArray[Any], joined: Columns
+) -> None:
     """Insert columns, a block for each day: a block may not span many partitions."""
-    names = list(parts)
-    index = np.repeat(np.arange(len(names)), [len(part.ts) for part in parts.values()]).astype(np.int32)
     days = joined["ts"] // DAY_S
     for day in np.unique(days).tolist():
         at = days == day
-        column = pa.DictionaryArray.from_arrays(pa.array(index[at]), pa.array(names))
+        column = pa.DictionaryArray.from_arrays(
+            pa.array(index[at].astype(np.int32)), pa.array(list(names), pa.string())
+        )
         _insert_named(store, table, key, column, {name: values[at] for name, values in joined.items()})
 
 

@@ -208,21 +208,28 @@ class Store:
             instruments: whose; all if none is named.
         """
         start, end = day_start_s(first), day_start_s(last or first) + DAY_S
-        source, seconds_of, version = "bars_1s", "count()", "sum(version + 1)"
-        for table, seconds in ROLLUPS.items():  # each from the one before: only the first reads seconds
+        for table in ROLLUPS:
             for month_s, until_s in _months(start, end):  # as much as a block may span
-                self.command(
-                    f"INSERT INTO {table} ({', '.join(TABLES[table])}) "
-                    f"SELECT instrument, toStartOfInterval(ts, INTERVAL {seconds} SECOND) AS bar, "
-                    "argMin(open, ts), max(high), min(low), argMax(close, ts), sum(buy_volume), sum(sell_volume), "
-                    "sum(buy_usd_cents), sum(sell_usd_cents), sum(buy_trades), sum(sell_trades), max(largest), "
-                    f"{seconds_of}, sum(complete), {version} "
-                    f"FROM {source} FINAL WHERE (instrument IN {{names:Array(String)}} OR empty({{names:Array(String)}})) "
-                    "AND ts >= toDateTime({start:UInt32}, 'UTC') AND ts < toDateTime({end:UInt32}, 'UTC') "
-                    "GROUP BY instrument, bar",
-                    {"names": list(instruments), "start": month_s, "end": until_s},
-                )
-            source, seconds_of, version = table, "sum(seconds)", "sum(version)"
+                self.rollup_span(table, month_s, until_s, instruments)
+
+    def rollup_span(self, table: str, start_s: int, end_s: int, instruments: Sequence[str] = ()) -> None:
+        """Compute one length's bars of `[start_s, end_s)`, whole ones, from the next shorter length's; at most a month."""
+        lengths = list(ROLLUPS)
+        at = lengths.index(table)  # each from the one before: only the first reads seconds
+        source, seconds_of, version = (
+            (lengths[at - 1], "sum(seconds)", "sum(version)") if at else ("bars_1s", "count()", "sum(version + 1)")
+        )
+        self.command(
+            f"INSERT INTO {table} ({', '.join(TABLES[table])}) "
+            f"SELECT instrument, toStartOfInterval(ts, INTERVAL {ROLLUPS[table]} SECOND) AS bar, "
+            "argMin(open, ts), max(high), min(low), argMax(close, ts), sum(buy_volume), sum(sell_volume), "
+            "sum(buy_usd_cents), sum(sell_usd_cents), sum(buy_trades), sum(sell_trades), max(largest), "
+            f"{seconds_of}, sum(complete), {version} "
+            f"FROM {source} FINAL WHERE (instrument IN {{names:Array(String)}} OR empty({{names:Array(String)}})) "
+            "AND ts >= toDateTime({start:UInt32}, 'UTC') AND ts < toDateTime({end:UInt32}, 'UTC') "
+            "GROUP BY instrument, bar",
+            {"names": list(instruments), "start": start_s, "end": end_s},
+        )
 
     def read_rollup(self, table: str, instrument: str, start_s: int, end_s: int) -> pa.Table:
         """Return `bars_1m`, `bars_5m` or `bars_1h` of `[start_s, end_s)`; columns as in the schema, `ts` in seconds."""
