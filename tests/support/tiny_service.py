@@ -1,9 +1,10 @@
 """The smallest service: what the tests of the skeleton and of `up` start as a real process.
 
-`python tests/support/tiny_service.py` counts seconds, can be told to die, and has a path of each kind.
+`python tests/support/tiny_service.py` counts seconds, can be told to die, and has a path of each kind. A word names it otherwise.
 """
 
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -94,4 +95,4 @@ def closed(note: Path | None, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main("tiny", Settings, build)
+    main(sys.argv[1] if len(sys.argv) > 1 else "tiny", Settings, build)

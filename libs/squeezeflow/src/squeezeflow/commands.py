@@ -535,3 +535,23 @@ def up(
         without=tuple(without or ()),
     )
     running.up(request, board.board(as_json))
+
+
+@app.command()
+def doctor(context: typer.Context, as_json: Json = False) -> None:
+    """Check this machine, the bus, the store and each service; say what is wrong and how to mend it.
+
+    Ends with exit code 1 when something is wrong. Services are checked where `squeezeflow up` runs.
+    """
+    from squeezeflow import doctor as doctors  # noqa: PLC0415
+
+    settings: Settings = context.obj
+    found = doctors.examine(doctors.Place(settings.home, settings.clickhouse_url))
+
+    def picture(diagnosis: doctors.Diagnosis) -> None:
+        for line in doctors.lines(diagnosis):
+            show.out.print(line, markup=False, soft_wrap=True)
+
+    show.answer(found, as_json, picture)
+    if not found.well:
+        raise typer.Exit(1)

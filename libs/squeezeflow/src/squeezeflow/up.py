@@ -179,11 +179,12 @@ def tokens(home: Path, environment: Mapping[str, str]) -> dict[str, Path]:
 def ports(base: int | None) -> dict[str, int]:
     """Choose where the services answer: from `base` on, or where it is usual if that is free, or anywhere."""
     if base is None:
-        base = PORT_BASE if all(_is_free(PORT_BASE + n) for n in range(len(SERVICES))) else None
+        base = PORT_BASE if all(is_free(PORT_BASE + n) for n in range(len(SERVICES))) else None
     return {name: 0 if base is None else base + n for n, name in enumerate(SERVICES)}
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Say whether nobody listens on a loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -57,6 +57,7 @@ __all__ = [
     "PageSize",
     "Part",
     "ServiceSettings",
+    "clickhouse_address",
     "create_app",
     "main",
     "writer",
@@ -416,9 +417,18 @@ class Runtime:
 
 def _open_store(settings: ServiceSettings) -> Store:
     """Open the store that the settings name; blocks."""
-    if settings.clickhouse_url is None:
+    address = clickhouse_address(settings)
+    if address is None:
         assert settings.home is not None
         return embedded.open_store(settings.home, database=settings.database)
+    url, _, database = address.rpartition("/")
+    return Store.connect(url, database)
+
+
+def clickhouse_address(settings: ServiceSettings) -> str | None:
+    """Return where the external ClickHouse is, `http://user:password@host:8123/database`; None for the embedded one."""
+    if settings.clickhouse_url is None:
+        return None
     parts = urlsplit(settings.clickhouse_url)
     if settings.clickhouse_password_file is not None:
         password = quote(_secret(settings.clickhouse_password_file, "clickhouse_password_file"), safe="")
@@ -426,7 +436,7 @@ def _open_store(settings: ServiceSettings) -> Store:
         host = parts.netloc.rpartition("@")[2]
         parts = parts._replace(netloc=f"{user}:{password}@{host}")
     database = parts.path.strip("/") or settings.database
-    return Store.connect(urlunsplit(parts._replace(path="")), database)
+    return f"{urlunsplit(parts._replace(path=''))}/{database}"
 
 
 def _secret(path: Path, name: str) -> str:
@@ -490,7 +500,7 @@ def main(name: str, kind: type[ServiceSettings], build: Build, *, needs_store: b
         log = logs.configure(name, as_json=settings.log_json, level=settings.log_level)
         app = create_app(name, settings, build, needs_store=needs_store)
         listener = _listen(settings)
-    except UsageError as error:
+    except SqueezeError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     for note in notes:
@@ -501,14 +511,14 @@ def main(name: str, kind: type[ServiceSettings], build: Build, *, needs_store: b
 
 
 def _listen(settings: ServiceSettings) -> socket.socket:
-    """Take the port at once, so that a port in use is a sentence."""
+    """Take the port at once, so that a port in use is a sentence; whoever has it may go, so another try is worth it."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
-        raise UsageError(
+        raise SqueezeError(
             f"{variable('host')} and {variable('port')} were {settings.host} and {settings.port}, "
             f"they cannot be listened on ({error.strerror or error}): choose others, port 0 takes a free one"
         ) from None

@@ -114,8 +114,8 @@ def variable(field: str) -> str:
 def redacted(text: str) -> str:
     """Leave user and password out of every address in a text.
 
-    >>> redacted("http://squeeze:secret@host:8123 did not answer")
-    'http://***@host:8123 did not answer'
+    >>> redacted("nats://squeeze:secret@host:4222 did not answer")
+    'nats://***@host:4222 did not answer'
     """
     return CREDENTIALS.sub("***@", text)
 
