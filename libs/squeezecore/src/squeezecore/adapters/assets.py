@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -31,24 +32,33 @@ def load_assets(path: Path | None = None) -> dict[str, AssetConfig]:
         assets = msgspec.toml.decode(data, type=dict[str, AssetConfig])
     except msgspec.DecodeError as error:  # covers wrong TOML and wrong values
         raise UsageError(f"assets file {name}: {error}") from error
-    if not assets:
-        raise UsageError(f"assets file {name} names no asset: write at least one, as squeezeflow assets shows them")
-    for asset, config in assets.items():
-        _check(name, asset, config)
+    check_assets(f"assets file {name}", assets)
     return assets
 
 
-def _check(file: str, asset: str, config: AssetConfig) -> None:
+def check_assets(source: str, assets: Mapping[str, AssetConfig]) -> None:
+    """Refuse an asset list that cannot be watched; `source` says where it came from.
+
+    Raises:
+        UsageError: no asset, an instrument that is no id or stands there twice, a traded one that is not watched.
+    """
+    if not assets:
+        raise UsageError(f"{source} names no asset: write at least one, as squeezeflow assets shows them")
+    for asset, config in assets.items():
+        _check(source, asset, config)
+
+
+def _check(source: str, asset: str, config: AssetConfig) -> None:
     names = [market.instrument for market in config.markets]
     for name in names:
         venue, colon, symbol = name.partition(":")
         if not (venue and colon and symbol):
-            raise UsageError(f"assets file {file}: {asset} watches {name!r}, an instrument is venue:SYMBOL")
+            raise UsageError(f"{source}: {asset} watches {name!r}, an instrument is venue:SYMBOL")
     if len(set(names)) != len(names):
-        raise UsageError(f"assets file {file}: {asset} watches {', '.join(names)}, each may stand there once")
+        raise UsageError(f"{source}: {asset} watches {', '.join(names)}, each may stand there once")
     if config.traded not in names:
         raise UsageError(
-            f"assets file {file}: {asset} trades {config.traded}, which is none of its markets "
+            f"{source}: {asset} trades {config.traded}, which is none of its markets "
             f"({', '.join(names)}): add it, with weight_ppm = 0 if its flow is not to count"
         )
 

@@ -145,6 +145,8 @@ def _backtest(opener: scanning.Opener, store: Store, request: BacktestRequest, r
     version = scanning.code_version()
     run_id = core.run_id(spec, version)
     found = store.run(run_id)
+    if found is not None and found.state == "planned":  # it was asked for, and nothing is done of it
+        found = None
     begun = time.perf_counter()
     with ThreadPoolExecutor(1) as beside:
         summing = beside.submit(_fingerprint, store, spec)
@@ -173,6 +175,16 @@ def _backtest(opener: scanning.Opener, store: Store, request: BacktestRequest, r
     store.put_run(done)
     answer = _answer(spec, done, warnings, cached=False, seconds=time.perf_counter() - begun)
     return _exported(store, answer, instruments, request.out)
+
+
+def announce(store: Store, run_id: str, spec: BacktestSpec) -> None:
+    """Record that a run was asked for, so that it is in the list whatever happens to who was asked."""
+    if store.run(run_id) is None:
+        store.put_run(
+            BacktestRun(
+                run_id=run_id, spec=canonical(spec).decode(), code_version=scanning.code_version(), state="planned"
+            )
+        )
 
 
 def _begin(store: Store, run: BacktestRun, rows: str) -> BacktestRun:
@@ -265,9 +277,7 @@ class _Run:
         self._folded = self._trades = 0
         self._unstored: list[DayResult] = []
 
-    def fold(
-        self, instruments: Mapping[str, Instrument], funding: Mapping[str, FundingSeries], version: str
-    ) -> Result:
+    def fold(self, instruments: Mapping[str, Instrument], funding: Mapping[str, FundingSeries], version: str) -> Result:
         """Scan what is missing, repair seams, fold all days, and store each day's results."""
         fold = Fold(self._spec, instruments, funding, version)
         total = len(self._days) * len(self._spec.assets)

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from squeezecore.adapters.settings import ServiceSettings, redacted, variable
-from squeezecore.errors import SqueezeError, UsageError
+from squeezecore.errors import DataHoleError, SpecError, SqueezeError, UsageError
 
 PAGE_MAX = 10_000  # entries of one answer
 PAGE = 500
@@ -105,8 +105,10 @@ def install_problems(app: FastAPI) -> None:
         return problem(422, detail, request.url.path, errors=errors)
 
     async def explained(request: Request, error: Exception) -> Response:
-        if isinstance(error, UsageError):
+        if isinstance(error, UsageError | SpecError):
             return problem(422, str(error), request.url.path)
+        if isinstance(error, DataHoleError):
+            return problem(404, str(error), request.url.path)
         return problem(503, str(error), request.url.path)
 
     app.add_exception_handler(StarletteHTTPException, refused)
