@@ -11,7 +11,7 @@ from squeeze_openinterest.polling import Past
 from squeezecore.venues import binance
 from squeezecore.wire import FundingFact, InterestFact, MarkFact
 from support import virtual
-from support.oi_venue import COIN, FUNDING_S, MARK, PERP, SPOT, START_S, Bed, series
+from support.oi_venue import COIN, FUNDING_S, MARK, PERP, SPOT, START_S, Bed, paid, series
 
 ETH = binance.instrument("linear", "ETHUSDT")
 
@@ -113,7 +113,7 @@ async def test_settled_funding_is_there_from_the_start_and_soon_after_each_payme
 @polled
 async def test_what_the_store_has_is_not_published_again_and_changes_know_it(bed):
     due = START_S // FUNDING_S * FUNDING_S
-    bed.past[PERP.id] = Past(series((START_S - 295, 5 * 10**8)), tuple(due - n * FUNDING_S for n in range(9)))
+    bed.past[PERP.id] = Past(series((START_S - 295, 5 * 10**8)), paid(*(due - n * FUNDING_S for n in range(8, -1, -1))))
     bed.venue.value = lambda _ts: 7
     await begin(bed, PERP)
     await asyncio.sleep(30)

@@ -15,7 +15,7 @@ from squeeze_openinterest.polling import Past
 from squeeze_openinterest.watching import Poller
 from squeezecore.adapters import catalogue
 from squeezecore.adapters.membus import MemServer
-from squeezecore.market import Instrument, OpenInterestSeries, empty
+from squeezecore.market import FundingSeries, Instrument, OpenInterestSeries, empty
 from squeezecore.spec import AssetConfig, MarketConfig, canonical
 from squeezecore.venues import binance
 from support.virtual import VirtualClock, VirtualLoop
@@ -98,7 +98,7 @@ class Tally:
         self.facts[section, kind] += count
 
 
-NOTHING = Past(empty(OpenInterestSeries), ())
+NOTHING = Past(empty(OpenInterestSeries), empty(FundingSeries))
 
 
 class Bed:
@@ -149,3 +149,9 @@ def series(*readings: tuple[int, int]) -> OpenInterestSeries:
     """Make stored open interest of (known_at, value)."""
     known_at, values = (np.array(column, np.int64) for column in zip(*readings, strict=True))
     return OpenInterestSeries(known_at - 1, known_at, values, np.full(len(values), 10, np.int64))
+
+
+def paid(*events: int) -> FundingSeries:
+    """Make stored funding."""
+    event_ts = np.array(events, np.int64)
+    return FundingSeries(event_ts, event_ts + 9, np.full(len(events), 5), np.full(len(events), FUNDING_S))

@@ -72,6 +72,7 @@ class Desk:
         self.venue, self.section = name, section
         self.last_error = ""
         self.pause = Pause()
+        self._loop = asyncio.get_running_loop()
         self._where, self._fetch, self._counts = where, fetch, counts
         self._budget = Budget(section.weight_per_minute_max * params.share)
         self._funding = Budget(section.funding_per_minute_max * params.share)
@@ -87,13 +88,13 @@ class Desk:
         path = template.format(**values)
         async with self._slots:
             await self._turn(field)
-            began_s = asyncio.get_running_loop().time()
+            began_s = self._loop.time()
             try:
                 answer = await self._fetch(self._where(self.venue, self.section).rstrip("/") + path)
             except FetchError as error:
                 self._failed(began_s, str(error))
                 return None
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         if answer.status in (TOO_MANY, BANNED):
             pause_s = self.pause.told(answer.status, answer.retry_after, now_s)
             self._count("limited", f"{self._name} answered {answer.status}: it is left alone for {pause_s:.0f} s")
@@ -109,6 +110,11 @@ class Desk:
         self._counts.asked(self.venue, self.section.name, "answered")
         return answer.body
 
+    @property
+    def pause_s(self) -> float:
+        """For how long the section is left alone."""
+        return self.pause.left_s(self._loop.time())
+
     def unreadable(self, error: ParseError) -> None:
         """Note that an answer could not be read."""
         self._count("unreadable", str(error))
@@ -119,18 +125,17 @@ class Desk:
 
     async def _turn(self, field: str) -> None:
         """Wait until the section may be asked."""
-        loop = asyncio.get_running_loop()
         budget = self._funding if field in FUNDING_FIELDS else self._budget
         weight = 1 if budget is self._funding else self.section.weights.get(field, 1)
-        await asyncio.sleep(budget.take(weight, loop.time()))
+        await asyncio.sleep(budget.take(weight, self._loop.time()))
         while True:
-            left_s = self.pause.left_s(loop.time())
+            left_s = self.pause_s
             if left_s <= 0:
                 return
             await asyncio.sleep(left_s)
 
     def _failed(self, began_s: float, reason: str) -> None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         pause_s = self.pause.failed(began_s, now_s, float(self._dice.random()))
         self._count("failed", f"{reason}: next try in {pause_s:.1f} s")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from squeeze_openinterest.sums import SPANS_S, Market, Ring, Summary, summarise
 from squeezecore.errors import UsageError
-from squeezecore.market import Instrument, OpenInterestSeries
+from squeezecore.market import FundingSeries, Instrument, OpenInterestSeries
 from squeezecore.spec import AssetConfig, nearest
 from squeezecore.wire import FundingFact, InterestFact, MarkFact
 
@@ -24,7 +24,7 @@ class Known(NamedTuple):
 
 
 class Facts:
-    """Every watched market's facts, and the assets they belong to. Serves HTTP; polls write it, nobody else."""
+    """Every watched market's facts, and the assets they belong to. Polls write it; any thread may read."""
 
     def __init__(self, max_age_s: int) -> None:
         self.max_age_s = max_age_s
@@ -39,18 +39,34 @@ class Facts:
         return instrument in self._known
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
+        return iter(list(self._known))
+
+    def every(self) -> list[Known]:
+        """Return all markets, of whatever asset."""
+        return list(self._known.values())
 
     def watch(self, instrument: Instrument) -> None:
         """Begin with a market."""
         self._known[instrument.id] = Known(instrument, Ring(self.keep_s), {}, set())
 
-    def fill(self, instrument: str, before: OpenInterestSeries, settled: Iterable[int]) -> None:
-        """Take what the store has of a market: its open interest, and which settlements are there already."""
+    def fill(self, instrument: str, before: OpenInterestSeries, settled: FundingSeries) -> None:
+        """Take what the store has of a market: its open interest, and what was settled."""
         known = self._known[instrument]
         for known_at, value in zip(before.known_at.tolist(), before.open_interest.tolist(), strict=True):
             known.ring.add(known_at, value)
-        known.settled.update(settled)
+        known.settled.update(settled.event_ts.tolist())
+        if len(settled.event_ts):
+            event_ts, known_at, rate, interval_s = (int(column[-1]) for column in settled)
+            known.latest["settled"] = FundingFact(
+                venue=known.instrument.venue,
+                feed=known.instrument.section,
+                instrument=instrument,
+                event_ts=event_ts,
+                known_at=known_at,
+                rate=rate,
+                interval_s=interval_s,
+                settled=True,
+            )
 
     def forget(self, instrument: str) -> None:
         """End with a market that no asset names any more."""
@@ -76,8 +92,8 @@ class Facts:
         """Return an asset's markets that have open interest, in the order of its configuration."""
         if asset not in self.assets:
             raise UsageError(f"asset was {asset!r}, the watched assets do not name it: {nearest(asset, self.assets)}")
-        names = [market.instrument for market in self.assets[asset].markets]
-        return [self._known[name] for name in names if name in self._known]
+        found = [self._known.get(market.instrument) for market in self.assets[asset].markets]
+        return [one for one in found if one is not None]
 
     def summary(self, asset: str, ts: int) -> Summary:
         """Add an asset's markets up as they were known at `ts`."""
@@ -88,7 +104,7 @@ class Facts:
         return summarise(markets, ts, self.max_age_s)
 
 
-def oldest_s(facts: Facts, now_s: int) -> Mapping[str, int]:
+def ages_s(facts: Facts, now_s: int) -> Mapping[str, int]:
     """Return each market's age of open interest in seconds; markets without any are left out."""
-    ages = {name: facts[name].ring.last for name in facts}
+    ages = {one.instrument.id: one.ring.last for one in facts.every()}
     return {name: max(0, now_s - last[0]) for name, last in ages.items() if last is not None}

@@ -20,7 +20,7 @@ from squeeze_openinterest.facts import SETTLED_S, Facts
 from squeeze_openinterest.limits import every_s, next_s
 from squeezecore.adapters.clock import Clock
 from squeezecore.errors import ParseError, UsageError
-from squeezecore.market import Instrument, MarkPrice, OpenInterestSeries
+from squeezecore.market import FundingSeries, Instrument, MarkPrice, OpenInterestSeries
 from squeezecore.venues import Funding, Venue
 from squeezecore.wire import FundingFact, InterestFact, MarkFact
 
@@ -30,6 +30,7 @@ SETTLED_EVERY_S = 3600.0  # settled funding is asked for at least so often …
 SETTLED_AFTER_S, SETTLED_AGAIN_S = 5.0, 15.0  # … and so long after it was due, until it is there …
 SETTLED_TRIES = 20  # … or so often: the interval may have changed
 REST_S_MAX = 3600.0  # a market whose requests are refused is left alone for at most so long
+EVENT_AGE_S_MAX = 3600  # an older value is that of a venue that has stopped to count
 OTHER_CLOCK_NS = 120 * SECOND_NS  # a venue further away than this lives on another day
 
 Fact = InterestFact | FundingFact | MarkFact
@@ -39,7 +40,7 @@ class Past(NamedTuple):
     """What the store has of a market."""
 
     open_interest: OpenInterestSeries
-    settled: tuple[int, ...]  # event_ts
+    settled: FundingSeries
 
 
 History = Callable[[str, int], Awaitable[Past]]  # (instrument, now_s)
@@ -75,7 +76,7 @@ class Poll:
     @property
     def instruments(self) -> list[str]:
         """The ids of the markets that are polled."""
-        return sorted(one.id for one in self._instruments.values())
+        return sorted(one.id for one in list(self._instruments.values()))
 
     @property
     def at_once(self) -> bool:
@@ -223,6 +224,9 @@ class Poll:
         if value.open_interest <= 0:
             raise ParseError(f"{instrument.id}: open interest was 0, which is no value")
         known_at = self._known_at(received_ns, value.exchange_ns)
+        age_s = known_at - value.exchange_ns // SECOND_NS
+        if age_s > EVENT_AGE_S_MAX:
+            raise ParseError(f"{instrument.id}: open interest was {age_s} s old, the limit is {EVENT_AGE_S_MAX} s")
         fact = InterestFact(
             venue=self.desk.venue,
             feed=self._section.name,

@@ -21,6 +21,8 @@ TOP = 3  # the venues with the most
 class Ring:
     """What one market's open interest was known to be, as far back as the longest change looks.
 
+    One thread adds; any may look: a value is there before its time is, and what is forgotten goes with both columns at once.
+
     >>> ring = Ring(keep_s=60)
     >>> ring.add(100, 7)
     >>> ring.at(99, 10), ring.at(105, 10), ring.at(111, 10)
@@ -29,34 +31,37 @@ class Ring:
 
     def __init__(self, keep_s: int) -> None:
         self._keep_s = keep_s
-        self._known_at: list[int] = []
-        self._values: list[int] = []
+        self._columns: tuple[list[int], list[int]] = ([], [])  # known_at, values
 
     def add(self, known_at: int, value: int) -> None:
         """Take a value that became known; a clock that was set back does not make it older than the last one."""
-        if self._known_at and known_at <= self._known_at[-1]:
-            self._values[-1] = value
+        times, values = self._columns
+        if times and known_at <= times[-1]:
+            values[len(times) - 1] = value
             return
-        self._known_at.append(known_at)
-        self._values.append(value)
-        old = bisect_right(self._known_at, known_at - self._keep_s)
-        if 2 * old > len(self._known_at):  # now and then, so that it costs little
-            del self._known_at[:old], self._values[:old]
+        values.append(value)
+        times.append(known_at)
+        old = bisect_right(times, known_at - self._keep_s)
+        if 2 * old > len(times):  # now and then, so that it costs little
+            self._columns = (times[old:], values[old:])
 
     def at(self, ts: int, max_age_s: int) -> int | None:
         """Return the value known at `ts`; None where there was none, or none young enough."""
-        place = bisect_right(self._known_at, ts) - 1
-        if place < 0 or ts - self._known_at[place] > max_age_s:
+        times, values = self._columns
+        place = bisect_right(times, ts) - 1
+        if place < 0 or ts - times[place] > max_age_s:
             return None
-        return self._values[place]
+        return values[place]
 
     @property
     def last(self) -> tuple[int, int] | None:
         """The newest `(known_at, value)`."""
-        return (self._known_at[-1], self._values[-1]) if self._known_at else None
+        times, values = self._columns
+        count = len(times)
+        return (times[count - 1], values[count - 1]) if count else None
 
     def __len__(self) -> int:
-        return len(self._known_at)
+        return len(self._columns[0])
 
 
 class Market(NamedTuple):

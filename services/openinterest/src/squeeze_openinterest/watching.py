@@ -154,15 +154,14 @@ class Poller:
     @property
     def now_s(self) -> int:
         """The time of day of what is watched: this machine's, but for venues that replay another day."""
-        clocks = [poll.now_ns() for poll in self.polls.values() if poll.heard]
+        clocks = [poll.now_ns() for poll in list(self.polls.values()) if poll.heard]
         return max(clocks, default=self._clock.now_ns()) // SECOND_NS
 
     def status(self) -> dict[str, Any]:
-        """Say how it goes, by section."""
-        now_s = asyncio.get_running_loop().time()
+        """Say how it goes, by section; any thread may ask."""
         sections = {}
         for (name, section), poll in sorted(self.polls.items()):
-            left_s = poll.desk.pause.left_s(now_s)
+            left_s = poll.desk.pause_s
             sections[f"{name}.{section}"] = {
                 "state": "PAUSED" if left_s else "POLLING",
                 "pause_s": round(left_s, 1),
