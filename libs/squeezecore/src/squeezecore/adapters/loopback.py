@@ -306,6 +306,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m squeezecore.adapters.loopback",
         description=_ABOUT,
+        epilog=_FAULTS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 FRAME_FAULTS: Mapping[str, Kind] = MappingProxyType({
     "disconnect": Kind("the connection is cut after the frame"),
     "halfframe": Kind("the connection is cut in the middle of the frame"),
-    "wreck": Kind("bytes follow that are no WebSocket frame"),
+    "wreck": Kind("bytes follow that are no WebSocket frame, then the end"),
     "garbage": Kind("a frame with a damaged message follows"),
     "duplicate": Kind("the frame comes twice"),
     "skip": Kind("the frame is lost, and so many in all", 1),
@@ -217,9 +217,8 @@ class FrameFaults:
                 elif kind == "garbage":
                     pieces.append(_damaged(frame, self._seed(), number))
                     whole += 1
-                elif kind == "wreck":
-                    pieces.append(b"\xff\x07no frame at all")
-                elif kind == "disconnect":
+                elif kind in {"wreck", "disconnect"}:
+                    pieces.append(b"\xff\x07no frame at all" if kind == "wreck" else b"")
                     return Struck(pieces, whole, cut=True)
         whole += self._release(pieces, end_ns, self._number)
         return Struck(pieces, whole, cut=False)
