@@ -36,7 +36,9 @@ def batch(trades: Trades, instrument: str = SPOT) -> TradeBatch:
 
 def test_prints_come_back_bit_for_bit_and_once_however_they_were_cut(store: Store) -> None:
     spot, perp = prints(1, 500), prints(2, 300)
-    flowstore.insert_trades(store, [batch(spot), batch(perp, PERP), batch(cut(spot, 0, 0))])
+    flowstore.insert_trades(
+        store, [batch(cut(spot, 0, 99)), batch(perp, PERP), batch(cut(spot, 99, 500)), batch(cut(spot, 0, 0))]
+    )
     assert flowstore.insert_trades(store, [batch(cut(spot, 100, 400))]) == 300
     assert_equal(spot, flowstore.read_trades(store, SPOT, START, START + 20))
     seconds = perp.exchange_ns // 10**9 - START

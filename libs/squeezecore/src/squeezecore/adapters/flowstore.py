@@ -200,8 +200,9 @@ def _clocks(name: str, column: NDArray[Any]) -> NDArray[Any]:
 
 def _named(names: Sequence[str], counts: Sequence[int]) -> pa.Array:
     """Make a text column that says each name as often as its count."""
-    index = np.repeat(np.arange(len(names)), counts).astype(np.int32)
-    return pa.DictionaryArray.from_arrays(pa.array(index), pa.array(list(names), pa.string()))
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}  # a dictionary holds a name once
+    index = np.repeat(np.array([places[name] for name in names], np.int32), counts)
+    return pa.DictionaryArray.from_arrays(pa.array(index), pa.array(list(places), pa.string()))
 
 
 def last_seconds(store: Store, instruments: Sequence[str]) -> dict[str, int]:
