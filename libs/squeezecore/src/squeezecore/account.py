@@ -181,11 +181,11 @@ class Account:
         """Tell whether a limit of the whole account closes every position now."""
         return bool(hard_risk(equity_usd_e8, self.marks.day_open_usd_e8, self.gross_usd_e8, self._limits))
 
-    def book(self, ts: int, market: Mapping[str, Market]) -> risk.Book:
-        """Show the account as it stands at the close of second `ts`."""
+    def book(self, ts: int, closes: Mapping[str, int]) -> risk.Book:
+        """Show the account as it stands at the close of second `ts`; `closes` are of its rows, by instrument id."""
         while self._sent and self._sent[0] <= ts - MINUTE_S:
             self._sent.popleft()
-        return book_of(self.standing(), ts, self.instruments, {name: second.close for name, second in market.items()})
+        return book_of(self.standing(), ts, self.instruments, closes)
 
     def send(self, order: Order, book: risk.Book, ts: int) -> risk.Book:
         """Ask the limits, then the exchange; return the book with the order in it."""

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from squeezecore.filling import OUT_EQUITY, Deal, fill_seconds
 from squeezecore.ledger import MARGIN_PPM, Ledger, divide_half_away, notional_usd_e8, refuse_unsupported
-from squeezecore.market import DAY_S, PPM, Instrument, Kind, Side
+from squeezecore.market import DAY_S, PPM, Instrument, Kind, Rows, Side
 from squeezecore.schedules import Grid, Terms, bracket_columns, grid_of, maintenance_path, maintenance_usd_e8, terms_of
 from squeezecore.spec import Costs
 from squeezecore.trading import (
@@ -65,6 +65,14 @@ class Market(NamedTuple):
     buy_qty: int  # taker buys
     sell_qty: int  # taker sells
     mark: int
+
+
+def market_at(rows: Rows, at: int) -> Market:
+    """Return a row as the exchange sees it."""
+    return Market(
+        int(rows.open[at]), int(rows.high[at]), int(rows.low[at]), int(rows.close[at]),
+        int(rows.buy_qty[at]), int(rows.sell_qty[at]), int(rows.mark[at]),
+    )  # fmt: skip
 
 
 class FundingEvent(NamedTuple):

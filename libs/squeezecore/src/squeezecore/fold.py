@@ -20,7 +20,7 @@ from squeezecore.account import Account, Happened
 from squeezecore.backtest import DayScan, run_id
 from squeezecore.engine import RANGE_S, Engine, Look, SecondView, loss_floor_usd_e8, view_at
 from squeezecore.errors import UsageError
-from squeezecore.exchange import FundingEvent, Market
+from squeezecore.exchange import FundingEvent, Market, market_at
 from squeezecore.ledger import Drawdown, deepen, equity_path, notional_usd_e8
 from squeezecore.market import DAY_S, FundingSeries, Instrument, Rows, empty
 from squeezecore.report import DayFacts, Summary, Trade, summarise
@@ -477,7 +477,7 @@ class Fold:
                 views[asset] = view_at(lane.features, lane.cursor, lane.rows, at)
                 lane.cursor += 1
                 market.setdefault(lane.name, market_at(lane.rows, at))
-        book = self._account.book(ts, market)
+        book = self._account.book(ts, {name: second.close for name, second in market.items()})
         decided = self._engine.process(ts, views, book)
         self._day.decisions += decided.decisions
         for name in decided.cancels:
@@ -580,14 +580,6 @@ class _Day:
 
 
 # --- leaves ---
-
-
-def market_at(rows: Rows, at: int) -> Market:
-    """Return a row as the exchange sees it."""
-    return Market(
-        int(rows.open[at]), int(rows.high[at]), int(rows.low[at]), int(rows.close[at]),
-        int(rows.buy_qty[at]), int(rows.sell_qty[at]), int(rows.mark[at]),
-    )  # fmt: skip
 
 
 def _no_rows(asset: str, start_s: int, end_s: int) -> Rows:
