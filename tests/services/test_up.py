@@ -1,6 +1,7 @@
 """`up` keeps what it starts running, shows it, refuses to be two, and leaves nothing behind, however it ends."""
 
 import asyncio
+import datetime as dt
 import json
 import os
 import signal
@@ -15,13 +16,17 @@ from typing import Any
 import psutil
 import pytest
 
+from squeezecore import simulator
 from squeezecore.adapters import embedded, embedded_nats
 from squeezecore.adapters.bus import connect
+from squeezecore.adapters.store import Store
 from squeezecore.errors import UsageError
+from squeezecore.market import DAY_S, cut
 from squeezeflow import up
 from squeezeflow.board import drawn
 from squeezeflow.keeping import LOG_BYTES_MAX, Log, Sight
 from support.command import WAIT_S, eventually
+from support.store import assert_equal
 
 UP = Path(__file__).parents[1] / "support" / "up_tiny.py"
 
@@ -122,7 +127,7 @@ def test_everything_is_started_shown_and_stopped_in_reverse_and_the_next_start_g
             assert it.end() == 0
             assert it.lines[-1]["event"] == "stopped" or it.lines[-2]["event"] == "stopped"
             stopped = next(line["stopped"] for line in it.lines if line["event"] == "stopped")
-            assert stopped == ["tiny2", "tiny1", "silent (SIGTERM)", "nats", "clickhouse"]
+            assert stopped == ["tiny2", "tiny1", "silent", "nats", "clickhouse"]
             assert it.left() == []
             assert embedded_nats.status(home) is None
             assert embedded.status(home) is None
@@ -226,6 +231,29 @@ def test_the_services_are_told_what_to_watch(home: Path) -> None:
 
 
 # --- parts ---
+
+
+def test_a_simulated_home_gets_its_history_once_and_no_second_of_the_future(store: Store) -> None:
+    now_s = 1_767_225_600 + 3 * DAY_S + 3600
+    assert up.fill_days(store, 7, ["BTC"], now_s) == 2
+    assert up.fill_today(store, 7, ["BTC"], now_s) == 3600
+    first, rows = now_s - 3600 - 2 * DAY_S, store.read_rows("BTC", 0, now_s + DAY_S)
+    assert rows.ts[0] == first
+    assert rows.ts[-1] == now_s - 1
+    assert len(rows.ts) == 2 * DAY_S + 3600, "no hole, so the strategy is warm"
+    bars = store.read_bars("binance:BTC-USDT-PERP", 0, now_s + DAY_S)
+    assert bars.ts[-1] < now_s
+    assert up.fill_days(store, 7, ["BTC"], now_s) == 0
+    assert up.fill_today(store, 7, ["BTC"], now_s + 60) == 0, "what is there is never touched"
+    whole = simulator.simulate_day(simulator.WorldSpec(seed=7), "BTC", dt.date(2026, 1, 4))
+    assert_equal(cut(whole.rows, 0, 3600), cut(rows, 2 * DAY_S, 2 * DAY_S + 3600))
+
+
+def test_a_home_holds_one_market(store: Store) -> None:
+    up.claim(store, up.Source("sim", "7"))
+    up.claim(store, up.Source("sim", "7"))
+    with pytest.raises(UsageError, match="this home holds sim:7"):
+        up.claim(store, up.Source("live"))
 
 
 def test_local_tokens_are_random_for_their_owner_only_and_stay(tmp_path: Path) -> None:

@@ -184,7 +184,8 @@ class Child:
             self._signal(signal.SIGKILL)
             await process.wait()
             return f"was killed: it had not ended {STOP_S_MAX:.0f} s after SIGTERM"
-        return "stopped" if process.returncode == 0 else _end(process.returncode or 0)
+        code = process.returncode or 0
+        return "stopped" if code in {0, -signal.SIGTERM} else _end(code)
 
     def restart(self) -> None:
         """Ask the program to end, so that it is started anew."""

@@ -28,7 +28,7 @@ from squeezecore.adapters.assets import load_assets
 from squeezecore.adapters.store import Store
 from squeezecore.errors import SqueezeError, UsageError
 from squeezecore.market import DAY_S, cut
-from squeezecore.spec import AssetConfig, canonical, nearest
+from squeezecore.spec import AssetConfig, canonical, day_start_s, nearest
 from squeezeflow.board import Board
 from squeezeflow.keeping import ASK_S_MAX, Child, Log, Program, Sight
 
@@ -284,7 +284,7 @@ class _Up:
         self._tell(f"home {request.home}, source {request.source}, speed {request.speed}")
         await asyncio.gather(self._open_nats(), self._open_store())
         assert self._store is not None
-        await asyncio.to_thread(_claim, self._store, request.source)
+        await asyncio.to_thread(claim, self._store, request.source)
         await self._put_assets()
         programs = self._programs() if self._given is None else list(self._given)
         logs = request.home / "run" / "logs"
@@ -363,7 +363,7 @@ class _Up:
         programs = []
         if request.source.kind != "live":
             endpoints.unlink(missing_ok=True)  # of a run before: its ports are others
-            programs.append(_venue(request, endpoints))
+            programs.append(_venue(request, endpoints, self._assets))
         place = ports(request.port)
         for name in SERVICES:
             if name in request.without:
@@ -404,8 +404,6 @@ class _Up:
         assets = tuple(sorted(self._assets))
         try:
             made = await asyncio.to_thread(fill_days, self._store, seed, assets, now)
-            if not made:
-                return
             ingest = next((child for child in self.children if child.program.name == "ingest"), None)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(INGEST_S_MAX):
@@ -415,7 +413,8 @@ class _Up:
         except UsageError as error:
             self._tell(f"no history was made: {error}")
             return
-        self._tell(f"history: {', '.join(assets)}, {made} days and today until now ({rows:,} rows) of sim:{seed}")
+        if made or rows:
+            self._tell(f"history of sim:{seed}: {made} days of assets, and {rows:,} seconds of today until now")
 
     # --- watch ---
 
@@ -492,7 +491,7 @@ class _Up:
 # --- sources ---
 
 
-def _claim(store: Store, source: Source) -> None:
+def claim(store: Store, source: Source) -> None:
     """Refuse to mix two markets in one store."""
     found = store.config(SOURCE_KEY)
     if found is not None and found[0] != str(source):
@@ -509,11 +508,15 @@ def _venue_start(request: Request) -> int:
     return now if request.speed == "1" else now // DAY_S * DAY_S - DAY_S
 
 
-def _venue(request: Request, endpoints: Path) -> Program:
+def _venue(request: Request, endpoints: Path, assets: Mapping[str, AssetConfig]) -> Program:
     """Return the loopback exchanges; their ports stay when they are started again."""
+    markets = {market.instrument for asset in assets.values() for market in asset.markets}
+    streams = sum(2 if name.endswith("-PERP") else 1 for name in markets)  # prints, and marks of perpetuals
     port, rest_port = _free_port(), _free_port()
     words = ["-m", "squeezecore.adapters.loopback", "--source", str(request.source), "--endpoints", str(endpoints)]
     words += ["--port", str(port), "--rest-port", str(rest_port), "--speed", request.speed]
+    if request.speed != "1":
+        words += ["--await-streams", str(streams)]  # so that a market in a hurry does not begin without one of them
     if request.source.kind == "sim" and request.speed != "1":
         start = dt.datetime.fromtimestamp(_venue_start(request), dt.UTC)
         now = dt.datetime.now(dt.UTC)  # noqa: TID251 - where the hurry ends
@@ -522,22 +525,31 @@ def _venue(request: Request, endpoints: Path) -> Program:
 
 
 def fill_days(store: Store, seed: int, assets: Sequence[str], now_s: int) -> int:
-    """Simulate the whole days before `now_s` if they are missing; return how many were made."""
-    first = dt.datetime.fromtimestamp(now_s, dt.UTC).date() - dt.timedelta(HISTORY_DAYS)
-    start_s = now_s // DAY_S * DAY_S - HISTORY_DAYS * DAY_S
-    held = {(line.name, line.day) for line in store.asset_coverage(None, start_s, start_s + HISTORY_DAYS * DAY_S)}
-    if all((asset, first + dt.timedelta(n)) in held for asset in assets for n in range(HISTORY_DAYS)):
-        return 0
-    request = operations.SimulateRequest(assets=tuple(assets), start=first, days=HISTORY_DAYS, seed=seed)
-    operations.simulate(store, request)
-    return HISTORY_DAYS
+    """Simulate the whole days before `now_s` of which nothing is stored; return how many were made, of all assets."""
+    made = 0
+    for back in range(HISTORY_DAYS, 0, -1):
+        day = dt.datetime.fromtimestamp(now_s, dt.UTC).date() - dt.timedelta(back)
+        missing = _without_rows(store, assets, day)
+        if missing:
+            operations.simulate(store, operations.SimulateRequest(assets=missing, start=day, days=1, seed=seed))
+            made += len(missing)
+    return made
+
+
+def _without_rows(store: Store, assets: Sequence[str], day: dt.date) -> tuple[str, ...]:
+    start_s = day_start_s(day)
+    held = {line.name for line in store.asset_coverage(None, start_s, start_s + DAY_S)}
+    return tuple(asset for asset in assets if asset not in held)
 
 
 def fill_today(store: Store, seed: int, assets: Sequence[str], now_s: int) -> int:
-    """Simulate the seconds from midnight until `now_s`; return how many rows were made."""
+    """Simulate the seconds from midnight until `now_s` where nothing of the day is stored; return how many rows were made."""
     from squeezecore import simulator  # noqa: PLC0415 - compiles on first use
 
     today = dt.datetime.fromtimestamp(now_s, dt.UTC).date()
+    assets = _without_rows(store, assets, today)
+    if not assets or now_s % DAY_S == 0:
+        return 0
     world = simulator.WorldSpec(seed=seed, start=today, days=1, assets=tuple(assets))
     known = operations.assets(store)
     rows = 0
