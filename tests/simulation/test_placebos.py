@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from squeezecore import placebo, simulator
+from squeezecore import placebo, simulator, statistics
 from squeezecore.adapters import embedded, explaining, operations, placebos, runner
 from squeezecore.adapters.placebos import RANDOM, SHUFFLED
 from squeezecore.adapters.store import Store
@@ -128,6 +128,27 @@ def test_noise_does_not(tmp_path: Path) -> None:
     assert result < 0
     assert shuffled > 0.1
     assert entries > 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "days", "word"),
+    [("squeeze", 31, statistics.EDGE), ("noise", 31, statistics.NO_EDGE), ("squeeze", 2, statistics.TOO_FEW)],
+)
+def test_worlds_come_out_as_what_they_are(tmp_path: Path, kind: str, days: int, word: str) -> None:
+    """The strategy's own trades over a whole market are judged, before any placebo: that takes from an edge, never gives one."""
+    there = held(tmp_path, days, kind, 7)
+    real, spec = placebos.run_shuffled(there, placebos.REAL), there.spec
+    of = statistics.Curve(
+        real.equity_ts, real.equity_usd_e8, spec.capital_usd * USD_E8, day_start_s(spec.start), len(spec.days())
+    )
+    found = statistics.performance(of, real.trades)
+    drawn = statistics.intervals(of, real.trades, b"world")
+    verdict = statistics.judge(
+        trades=found.trades, days=found.days, psr=found.psr, min_track_days=found.min_track_days, dsr=found.dsr,
+        trials=found.trials, day_mean=drawn.values.get("day_mean"),
+    )  # fmt: skip
+    assert verdict.word == word
+    assert verdict.provisional == (word == statistics.EDGE)
 
 
 # --- a run in the store ---
