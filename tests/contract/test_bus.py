@@ -29,6 +29,10 @@ def change(n: int, asset: str = "BTC") -> wire.AssetChange:
     return wire.AssetChange(asset=asset, from_ts=60 * n, config=None)
 
 
+def mark(n: int) -> wire.MarkFact:
+    return wire.MarkFact(venue="binance", feed="linear", instrument="binance:BTC-USDT-PERP", known_at=n, mark=1)
+
+
 def sending(order_id: str, lead_seq: int) -> wire.Sending:
     order = Order(
         id=order_id, account="paper", asset="BTC", instrument="binance:BTC-USDT-PERP", decided_ts=1, side=Side.BUY, qty=5,
@@ -501,14 +505,15 @@ async def test_questions_to_a_server_that_is_away_end_in_words(bed: Bed):
     await bed.down()
     with pytest.raises(BusError, match="did not answer"):
         await one.ping()
-    for question in (
+    questions = (
         one.stream("MD"),
         one.get("config", "a"),
         one.put("config", "a", b""),
         one.read("MD", ALL, "reader", 0),
-    ):
-        with pytest.raises(BusError, match="did not"):
-            await question
+    )
+    for answer in await asyncio.gather(*questions, return_exceptions=True):
+        assert isinstance(answer, BusError)
+        assert "did not" in str(answer)
     await bed.up()
     async with asyncio.timeout(30):
         while True:
@@ -552,22 +557,22 @@ async def test_a_reader_goes_on_where_it_was_after_the_server_was_killed(bed: Be
     assert await reader.pull(wait_s=0.05) == []
 
 
-@pytest.mark.parametrize("stream", ["TRADE", "FLOW"])
+@pytest.mark.parametrize("stream", ["TRADE", "FLOW", "MD"])
 @on
-async def test_nothing_acknowledged_is_lost_or_doubled_when_the_server_dies_under_load(bed: Bed, stream: str):
+async def test_nothing_acknowledged_is_lost_doubled_or_moved_when_the_server_dies_under_load(bed: Bed, stream: str):
     writer, other = await bed.connect(), await bed.connect()
-    make = second if stream == "TRADE" else change
-    reader = await other.read(stream, (f"{stream.lower()}.v1.>",), "reader", 0)
-    acked: list[tuple[int, Ack]] = []
-    wanted = 12_000
-    reached = {wanted * part // 7 // 300 * 300: asyncio.Event() for part in range(1, 6)}
+    make = {"TRADE": second, "FLOW": change, "MD": mark}[stream]
+    filters = (f"{stream.lower()}.v1.>",)
+    wanted, deaths = 12_000, 5
+    sent = [make(n) for n in range(wanted)]
+    reached = {wanted * part // 7 // 300 * 300: asyncio.Event() for part in range(1, deaths + 1)}
+    acks: list[Ack] = []
 
     async def write() -> None:
         for start in range(0, wanted, 300):
             if start in reached:
                 reached[start].set()
-            acks = await writer.publish_all([make(n) for n in range(start, start + 300)])
-            acked.extend(zip(range(start, start + 300), acks, strict=True))
+            acks.extend(await writer.publish_all(sent[start : start + 300]))
 
     async def kill() -> None:
         for each in reached.values():
@@ -577,15 +582,19 @@ async def test_nothing_acknowledged_is_lost_or_doubled_when_the_server_dies_unde
             await bed.up()
 
     async def read() -> list[bus.Delivery]:
-        return await pull_all(reader, wanted)
+        """Read along; of a stream that is acknowledged early, afterwards: its newest may be gone and come again."""
+        if stream == "MD":
+            await writing
+        return await pull_all(await other.read(stream, filters, "reader", 0), wanted)
 
-    _, _, got = await asyncio.gather(write(), kill(), read())
+    writing = asyncio.create_task(write())
+    _, _, got = await asyncio.gather(writing, kill(), read())
     info = await other.stream(stream)
-    assert (info.first_seq, info.last_seq, info.messages) == (1, wanted, wanted)  # nothing doubled
+    assert (info.first_seq, info.last_seq, info.messages) == (1, wanted, wanted)
+    assert [each.message for each in got] == sent
     assert [each.seq for each in got] == list(range(1, wanted + 1))
-    held = {each.seq: each.message for each in got}
-    assert all(held[ack.seq] == make(n) for n, ack in acked)  # nothing lost
-    assert [each.message for each in got] == [make(n) for n in range(wanted)]  # nor moved
+    if stream != "MD":
+        assert [ack.seq for ack in acks] == [each.seq for each in got]
 
 
 # What only a server can do.
@@ -635,7 +644,7 @@ async def test_a_stream_or_bucket_of_another_configuration_is_refused_by_name(na
         BusError, match=r"stream MD at nats://.* had max_age 21600000000000, this version needs 60000000000"
     ):
         await bus.connect(nats_bed.process.url, name="test", limits=limits)
-    limits["MD"] = bus.LIMITS["MD"]._replace(refetchable=False)
+    limits["MD"] = bus.LIMITS["MD"]._replace(drops=False)
     with pytest.raises(BusError, match=r"stream MD at .* had discard 'old', this version needs 'new'"):
         await bus.connect(nats_bed.process.url, name="test", limits=limits)
     client = await nats.connect(nats_bed.process.url)

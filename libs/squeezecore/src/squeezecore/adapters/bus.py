@@ -52,6 +52,8 @@ IN_FLIGHT_MAX = 512  # messages sent and not acknowledged, of one publish_all
 IN_FLIGHT_BYTES_MAX = 16 << 20
 AHEAD_MAX = 1000  # messages a reader asks for before they are pulled
 AHEAD_BYTES_MAX = 32 << 20
+RECENT_S = 2.0  # what a stream acknowledged before its disk has it is published again if the server dies by then
+RECENT_MAX = 10_000
 UNACKED_MAX = 100_000  # delivered messages whose ack address is kept
 ASK_S = 30.0  # how long the server holds one question for messages
 HEARTBEAT_S = 0.5
@@ -205,14 +207,15 @@ class Limits(NamedTuple):
 
     age_s: int = 0
     bytes: int = 0
-    refetchable: bool = False  # drops its oldest, and need not reach the disk before it is acknowledged
+    drops: bool = False  # its oldest go when it is full; otherwise it refuses more
+    early: bool = False  # acknowledged before it is written: a server that dies loses the last milliseconds
 
 
-# Two durability classes: what can be fetched again, and what cannot.
+# MD is the only busy stream and can be fetched again; a synced disk takes about a thousand messages a second.
 LIMITS: Mapping[str, Limits] = MappingProxyType(
     {
-        "MD": Limits(age_s=6 * 3600, bytes=2_000_000_000, refetchable=True),
-        "FLOW": Limits(age_s=3 * 86_400, bytes=2_000_000_000, refetchable=True),
+        "MD": Limits(age_s=6 * 3600, bytes=2_000_000_000, drops=True, early=True),
+        "FLOW": Limits(age_s=3 * 86_400, bytes=2_000_000_000, drops=True),
         "TRADE": Limits(),
         "AUDIT": Limits(),
     }
@@ -300,7 +303,7 @@ def stream_config(name: str, limits: Limits, replicas: int = 1) -> dict[str, Any
         "subjects": list(wire.STREAMS[name]),
         "retention": "limits",
         "storage": "file",
-        "discard": "old" if limits.refetchable else "new",
+        "discard": "old" if limits.drops else "new",
         "max_age": limits.age_s * _S_NS,
         "max_bytes": limits.bytes or -1,
         "max_msgs": -1,
@@ -311,7 +314,7 @@ def stream_config(name: str, limits: Limits, replicas: int = 1) -> dict[str, Any
         "compression": "s2" if name == "MD" else "none",
         "allow_direct": False,
     }
-    if limits.refetchable and replicas == 1:
+    if limits.early and replicas == 1:
         config["persist_mode"] = "async"  # refused on replicated streams
     return config
 
@@ -447,6 +450,9 @@ class JetStream:
         self._waiting: dict[str, asyncio.Future[Msg]] = {}  # a future for each message in flight
         self._inbox = ""
         self._sent = 0
+        self._early: tuple[str, ...] = ()  # beginnings of subjects whose streams acknowledge early
+        self._recent: deque[tuple[float, _Envelope]] = deque(maxlen=RECENT_MAX)  # when acknowledged, and what
+        self._recovery: asyncio.Task[None] | None = None
 
     async def open(self, name: str, user: str | None, password_file: Path | None, wait_s: float) -> None:
         """Connect and see what kind of server answers."""
@@ -504,6 +510,8 @@ class JetStream:
         wanted += [bucket_config(name, replicas) for name in BUCKETS]
         for config in wanted:
             name = config["name"]
+            if "persist_mode" in config:
+                self._early += tuple(each.removesuffix(">") for each in config["subjects"])
             try:
                 answer = await self.call(f"STREAM.INFO.{name}", {})
             except _RefusedError as error:
@@ -531,11 +539,28 @@ class JetStream:
 
     async def _on_lost(self) -> None:
         self._up.clear()
+        # What the client has not sent yet it would send first when it is back, before what came earlier is repeated.
+        self.client._pending, self.client._pending_data_size = [], 0  # noqa: SLF001 - it has no other way
+        if self._recovery is not None:
+            self._recovery.cancel()
+        self._forget(asyncio.get_running_loop().time())
         self._fail(_AwayError(f"connection to {self._url} was lost"))
 
     async def _on_back(self) -> None:
         self.epoch += 1
+        self._recovery = asyncio.get_running_loop().create_task(self._recover())
+
+    async def _recover(self) -> None:
+        """Publish again what the server may have lost, then let everybody go on."""
+        recent = [envelope for _, envelope in self._recent]
+        with contextlib.suppress(BusError):
+            await self._publish(recent, recovering=True)
         self._up.set()
+
+    def _forget(self, now_s: float) -> None:
+        """Let go of what is on the server's disk by now."""
+        while self._recent and now_s - self._recent[0][0] > RECENT_S:
+            self._recent.popleft()
 
     async def _on_closed(self) -> None:
         self._end(BusError(f"connection to {self._url} was closed: connect again"))
@@ -574,6 +599,10 @@ class JetStream:
         self._sent += 1
         token = str(self._sent)
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        if not self.client.is_connected:
+            future.set_exception(_AwayError(f"connection to {self._url} was lost"))
+            future.exception()
+            return token, future
         self._waiting[token] = future
         try:
             await self.client.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
@@ -640,7 +669,7 @@ class JetStream:
         check_size(f"{type(message).__name__} for {subject}", data)
         return _Envelope(subject, data, {"Nats-Msg-Id": wire.message_id(message)})
 
-    async def _publish(self, envelopes: Sequence[_Envelope]) -> list[Ack]:
+    async def _publish(self, envelopes: Sequence[_Envelope], *, recovering: bool = False) -> list[Ack]:
         """Send in order; what was not acknowledged is sent again, in order, under the same ids."""
         acks: list[Ack] = [Ack(0, duplicate=False)] * len(envelopes)
         due = deque(range(len(envelopes)))
@@ -651,7 +680,8 @@ class JetStream:
         try:
             while due or flying:
                 while due and len(flying) < IN_FLIGHT_MAX and flying_bytes < IN_FLIGHT_BYTES_MAX:
-                    await self.connected()
+                    if not recovering:
+                        await self.connected()
                     index = due.popleft()
                     envelope = envelopes[index]
                     flying.append((index, *await self._send(*envelope)))
@@ -671,7 +701,7 @@ class JetStream:
                         self._waiting.pop(each, None)
                     flying.clear()
                     flying_bytes = 0
-                    if self._up.is_set() and isinstance(error, _AwayError):
+                    if self.client.is_connected and isinstance(error, _AwayError):
                         absent_since = absent_since or clock()
                         if clock() - absent_since > ABSENT_S_MAX:
                             raise BusError(
@@ -685,6 +715,9 @@ class JetStream:
                 absent_since = None
                 if answer.error is None:
                     acks[index] = Ack(answer.seq, answer.duplicate)
+                    if self._early and envelopes[index].subject.startswith(self._early) and not recovering:
+                        self._recent.append((clock(), envelopes[index]))
+                        self._forget(clock())
                 elif _temporary(answer.error):
                     due.appendleft(index)
                     await asyncio.sleep(PAUSE_S)
@@ -845,6 +878,8 @@ class JetStream:
     async def close(self) -> None:
         """Let go of the connection."""
         self._end(BusError(f"connection to {self._url} was closed by this process"))
+        if self._recovery is not None:
+            self._recovery.cancel()
         with contextlib.suppress(Exception):  # it raises all kinds when the server is gone
             await self.client.close()
 
