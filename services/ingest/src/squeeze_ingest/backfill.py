@@ -109,17 +109,13 @@ class Mender:
         """Ask for what is missing, from the first id on."""
         tape = self._owner.batcher.tapes[instrument.id]
         self._shorten(tape, hole)
-        first_id, last_id = hole.first_id, hole.last_id
+        first_id = hole.first_id
         found: list[Trade] = []
         try:
             trades = await self._ask(instrument, first_id)
-            found = [trade for trade in trades if first_id <= trade.id <= last_id]
-            if not found and self._owner.stream is Stream.TRADE:
-                body = await self._desk.ask("backfill_trades", symbol=instrument.native_symbol, from_id=first_id)
-                trades = self._owner.venue.recent_trades(
-                    self._owner.section.name, instrument, body, self._clock.now_ns()
-                )
-                found = [trade for trade in trades if first_id <= trade.id <= last_id]
+            if self._owner.stream is Stream.TRADE and not any(trade.id <= first_id for trade in trades):
+                trades += await self._ask_old(instrument, first_id)
+            found = [trade for trade in trades if tape.lacks(trade.id)]  # of this hole, and of those behind it
         except (SqueezeError, ParseError) as error:
             self.last_error = str(error)
         self._take(instrument, found)
@@ -153,6 +149,11 @@ class Mender:
             return venue.aggregates(section, instrument, body, self._clock.now_ns())
         body = await self._desk.ask("recent_trades", symbol=native)
         return venue.recent_trades(section, instrument, body, self._clock.now_ns())
+
+    async def _ask_old(self, instrument: Instrument, from_id: int) -> list[Trade]:
+        """Ask for single prints that are no longer among the recent ones; some venues want a key for that."""
+        body = await self._desk.ask("backfill_trades", symbol=instrument.native_symbol, from_id=from_id)
+        return self._owner.venue.recent_trades(self._owner.section.name, instrument, body, self._clock.now_ns())
 
     def _take(self, instrument: Instrument, trades: list[Trade]) -> None:
         if trades and instrument.native_symbol in self._owner.instruments:

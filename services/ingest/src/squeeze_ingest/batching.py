@@ -93,8 +93,8 @@ class Tape:
                 self._open(number, now_s)
             self.high_id, self.high_ns, self.proven = number, exchange_ns, True
             return True
-        at = bisect_right(self.holes, number, key=lambda hole: hole.first_id) - 1
-        if at < 0 or self.holes[at].last_id < number:
+        at = self._hole_of(number)
+        if at < 0:
             return False
         hole = self.holes[at]
         if hole.first_id == hole.last_id:
@@ -108,6 +108,15 @@ class Tape:
             hole.last_id = number - 1
             self.holes.insert(at + 1, rest)
         return True
+
+    def _hole_of(self, number: int) -> int:
+        """Return the index of the hole that an id lies in, −1 where there is none."""
+        at = bisect_right(self.holes, number, key=lambda hole: hole.first_id) - 1
+        return at if at >= 0 and self.holes[at].last_id >= number else -1
+
+    def lacks(self, number: int) -> bool:
+        """Say whether an id was jumped over and has not come."""
+        return self._hole_of(number) >= 0
 
     def _open(self, number: int, now_s: float) -> None:
         """Remember the hole before an id."""

@@ -27,7 +27,7 @@ ANSWER_S_MAX = 10.0  # without a sign of life: the connection is dead
 ACK_S_MAX = 10.0  # for a subscription to be confirmed
 SUBSCRIBE_MAX = 100  # instruments of one message
 PAUSE_S, PAUSE_S_MAX = 0.25, 30.0  # between two tries
-STABLE_S = 30.0  # a connection that lived so long starts the pauses anew
+STABLE_S = 5.0  # a connection that lived so long starts the pauses anew
 LIFE_SHARE = 0.9  # of the venue's limit, then we replace it
 RENEW_S = 30.0  # after a replacement that failed
 

@@ -20,6 +20,7 @@ from squeezecore.venues import Section
 ANSWER_S_MAX = 10.0
 ANSWER_BYTES_MAX = 64 << 20  # an instrument list has some megabytes
 SHARE = 0.5  # of the venue's budget; others at our address have the rest
+WAIT_S_MIN = 0.01  # for the budget
 PENALTY_S = 5.0  # after a refusal for our rate that names no time
 PENALTY_S_MAX = 900.0
 _TOO_MANY = (429, 418)
@@ -113,7 +114,7 @@ class Desk:
             if wait_s <= 0:
                 self._budget -= weight
                 return
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(max(wait_s, WAIT_S_MIN))
 
 
 def retry_after_s(text: str, now_ns: int) -> float:
