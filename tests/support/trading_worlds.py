@@ -91,7 +91,7 @@ class Lockstep:
     def run(self, *, cuts: int = 12, pull: int = 400) -> None:
         """Go on in a random order until nothing moves any more."""
         idle = 0
-        while idle < 60:
+        while idle < 200:
             moved = [self.desk_takes, self.desk_says, self.account_takes, self.account_goes, self.carry][
                 int(self.rng.integers(5))
             ](pull)

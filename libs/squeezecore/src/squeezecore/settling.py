@@ -280,8 +280,8 @@ class Settling:
     def to_bytes(self) -> bytes:
         """Write the whole state but rows that are not settled; assets, costs and limits are given again on restoration."""
         kept = _Kept(
-            self.account.to_bytes(), self.settled_ts, self.decided_ts, self._judged_ts, self._intents, self._denied, self._closes, self._last_close,
-            self._hours, self._day, self._funding, self._schedule, self._told, self._must_tell,
+            self.account.to_bytes(), self.settled_ts, self.decided_ts, self._judged_ts, self._intents, self._denied,
+            self._closes, self._last_close, self._hours, self._day, self._funding, self._schedule, self._told, self._must_tell,
         )  # fmt: skip
         return msgspec.msgpack.encode(kept)
 

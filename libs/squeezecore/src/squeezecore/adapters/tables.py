@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from squeezecore.exchange import Payment
 from squeezecore.market import Rows
 from squeezecore.report import Trade
+from squeezecore.trading import Fill, Order, OrderUpdate, Signal
 
 ROLLUPS = {"bars_1m": 60, "bars_5m": 300, "bars_1h": 3600}  # table → seconds a bar
 
@@ -90,6 +92,13 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
     "placebos": ("run_id", "result_hash", "name", "seed", "total_return", "sharpe", "trades", "win_rate"),
     "run_parts": ("run_id", "part", "result_hash", "body", "version"),
+    "signals": ("run_id", *Signal.__struct_fields__),
+    "orders": ("run_id", *(name for name in Order.__struct_fields__ if name != "account")),
+    "order_updates": ("run_id", *OrderUpdate.__struct_fields__),
+    "fills": ("run_id", *(name for name in Fill.__struct_fields__ if name != "account")),
+    "payments": ("run_id", *Payment._fields),
+    "equity": ("run_id", "ts", "equity_usd_e8"),
+    "switches": ("account", "revision", "at_ns", "state", "kill_switch", "reason"),
     "trades": (
         *("instrument", "exchange_ns", "id", "price", "qty", "side", "twin", "received_ns", "quote_cents", "flags"),
     ),
