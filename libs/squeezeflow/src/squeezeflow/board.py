@@ -16,6 +16,7 @@ from rich.text import Text
 from squeezeflow import show
 from squeezeflow.keeping import Sight
 
+ERROR_CHARS = 240  # of a line; /readyz and the log have the whole
 STATUS_EVERY = 5  # looks, between two JSON lines with everything
 TOLD = {"STARTING", "RESTARTING", "REFUSED", "STOPPING", "STOPPED", "LEFT"}  # lines of their own say these
 COLORS = {"RUNNING": "green", "REFUSED": "bold red", "RESTARTING": "red", "SILENT": "red", "STOPPED": "dim"}
@@ -71,7 +72,8 @@ class _Lines(_Plain):
                 continue
             if self._shown.get(sight.name) != now:
                 self._shown[sight.name] = now
-                parts = [f"{sight.name}: {word(sight)}", sight.address, sight.error]
+                error = sight.error if len(sight.error) <= ERROR_CHARS else sight.error[:ERROR_CHARS] + " …"
+                parts = [f"{sight.name}: {word(sight)}", sight.address, error]
                 self.tell("  ".join(part for part in parts if part))
 
 

@@ -553,7 +553,10 @@ async def _serve(app: FastAPI, listener: socket.socket) -> int:
     def answering() -> None:
         runtime.log.info("listening", host=settings.host, port=port)
         if note is not None:
-            _write_note(note, port)
+            try:
+                _write_note(note, port)
+            except OSError as error:  # a full disk: whoever looks for us will not find us, but we work
+                runtime.log.error("could not say where it listens", file=str(note), reason=str(error))  # noqa: TRY400
 
     config = uvicorn.Config(
         app,
