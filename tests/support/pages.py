@@ -33,10 +33,12 @@ class Sample(NamedTuple):
 
 
 @functools.cache
-def sample(*, days: int = 3, assets: tuple[str, ...] = ("BTC",), trades_a_day: int = 5, runs: int = 1) -> Sample:
-    """Make a page of one or several runs; without trades for `trades_a_day=0`."""
+def sample(
+    *, days: int = 3, assets: tuple[str, ...] = ("BTC",), trades_a_day: int = 5, runs: int = 1, step_s: int = 60
+) -> Sample:
+    """Make a page of one or several runs; without trades for `trades_a_day=0`, in steps of `step_s` away from trades."""
     markets = {asset: _market(asset, days) for asset in assets}
-    made = tuple(_run(markets, days, trades_a_day, number) for number in range(runs))
+    made = tuple(_run(markets, days, trades_a_day, number, step_s) for number in range(runs))
     title = "Squeeze backtest" if runs == 1 else f"Comparison of {runs} runs"
     return Sample(
         page.Page(title=title, runs=made, comparison=_comparison(made) if runs > 1 else None),
@@ -86,9 +88,15 @@ def _market(asset: str, days: int) -> _Market:
     return _Market(asset, rows, {"ts": rows.ts.astype(np.float64), **columns}, packed)
 
 
-def _packed(market: _Market, chosen: NDArray[np.int64], ts: NDArray[np.int64], first: NDArray[np.int64]) -> page.Pack:
+def _packed(
+    market: _Market,
+    chosen: NDArray[np.int64],
+    ts: NDArray[np.int64],
+    first: NDArray[np.int64],
+    width: NDArray[np.int64],
+) -> page.Pack:
     """Pack rows that end at `chosen` and begin at `first`: opens from the first, extremes of all, the rest at the close."""
-    series = [page.Series("ts", "s", 1, ts), page.Series("width", "s", 1, np.full(len(ts), 60))]
+    series = [page.Series("ts", "s", 1, ts), page.Series("width", "s", 1, width)]
     for name, (unit, scale, values) in market.packed.items():
         if name == "open":
             column = values[first]
@@ -101,21 +109,30 @@ def _packed(market: _Market, chosen: NDArray[np.int64], ts: NDArray[np.int64], f
     return page.pack(series)
 
 
-def _minutes(market: _Market) -> page.Pack:
-    minute = market.rows.ts // 60
-    first = np.flatnonzero(np.diff(minute, prepend=-1))
-    last = np.append(first[1:], len(minute)) - 1
-    return _packed(market, last, minute[first] * 60, first)
+def _base(market: _Market, trades: list[page.TradeLine], step_s: int) -> page.Pack:
+    """All rows in steps, in minutes where a step holds seconds near a trade."""
+    ts = market.rows.ts
+    fine = np.isin(ts // step_s, ts[_near(market, trades)] // step_s)
+    width = np.where(fine, 60, step_s)
+    begins = ts // width * width
+    first = np.flatnonzero(np.diff(begins, prepend=-1))
+    last = np.append(first[1:], len(ts)) - 1
+    return _packed(market, last, begins[first], first, width[first])
 
 
-def _seconds(market: _Market, trades: list[page.TradeLine]) -> page.Pack:
-    """Every second within five minutes of an entry or an exit."""
-    near = np.zeros(len(market.rows.ts), bool)
+def _near(market: _Market, trades: list[page.TradeLine]) -> NDArray[np.bool_]:
+    """Tell which seconds lie within five minutes of an entry or an exit."""
+    near = np.zeros(len(market.rows.ts), np.bool_)
     for trade in trades:
         for at in (trade.entry_ts, trade.exit_ts):
             first, end = np.searchsorted(market.rows.ts, [at - 300, at + 301])
             near[first:end] = True
-    chosen = np.flatnonzero(near)
+    return near
+
+
+def _seconds(market: _Market, trades: list[page.TradeLine]) -> page.Pack:
+    """Every second within five minutes of an entry or an exit."""
+    chosen = np.flatnonzero(_near(market, trades))
     series = [page.Series("ts", "s", 1, market.rows.ts[chosen])]
     series += [page.Series(name, unit, scale, v[chosen]) for name, (unit, scale, v) in market.packed.items()]
     return page.pack(series)
@@ -409,7 +426,7 @@ def _breakdowns(trades: list[page.TradeLine]) -> tuple[page.Breakdown, ...]:
     )
 
 
-def _run(markets: dict[str, _Market], days: int, trades_a_day: int, number: int) -> page.RunPage:
+def _run(markets: dict[str, _Market], days: int, trades_a_day: int, number: int, step_s: int) -> page.RunPage:
     trades = _trades(markets, days, trades_a_day, number)
     equity, values = _equity(markets, days, trades)
     rng = np.random.default_rng(number)
@@ -440,8 +457,8 @@ def _run(markets: dict[str, _Market], days: int, trades_a_day: int, number: int)
                 asset=market.asset,
                 instrument=f"binance:{market.asset}-USDT-PERP",
                 price_decimals=1 if market.asset == "BTC" else 2,
-                step_s=60,
-                base=_minutes(market),
+                step_s=step_s,
+                base=_base(market, [t for t in trades if t.asset == market.asset], step_s),
                 seconds=_seconds(market, [t for t in trades if t.asset == market.asset]),
             )
             for market in markets.values()

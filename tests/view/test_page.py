@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+import squeezeview
 from support import pages
 from support.browsing import CHARTS, INK, SHOWS, charts, near, settle
 from view.conftest import Opened
@@ -80,6 +83,55 @@ def test_a_minute_that_seconds_cover_in_part_stays_whole(open_page: Callable[...
     assert page.evaluate("ts => squeezeflow.row('price', ts)", first + 1) == minute
     assert page.evaluate("ts => squeezeflow.row('price', ts)", minute + 1) == minute
     assert page.evaluate("ts => squeezeflow.row('price', ts)", minute + 61) == minute + 61
+
+
+def test_a_long_runs_page_knows_steps_from_afar_minutes_beside_and_seconds_at_a_trade(
+    open_page: Callable[..., Opened],
+) -> None:
+    page = open_page(step_s=300).page
+    sample = pages.sample(step_s=300)
+    trade, columns = sample.page.runs[0].trades[3], sample.columns["BTC"]
+    quiet = next(
+        ts
+        for ts in range(int(columns["ts"][0]), int(columns["ts"][-1]), 300)
+        if all(abs(ts - at) > 900 for t in sample.page.runs[0].trades for at in (t.entry_ts, t.exit_ts))
+    )
+    assert charts(page)["price"]["finest"] == 300
+    assert page.evaluate("ts => squeezeflow.row('price', ts)", quiet + 299) == quiet
+    near(page, trade.entry_ts - 600, trade.entry_ts + 600)
+    for ts in (trade.entry_ts - 240, trade.entry_ts, trade.entry_ts + 240):  # in whole minutes of seconds
+        assert page.evaluate("ts => squeezeflow.row('price', ts)", ts) == ts
+        row = int(np.searchsorted(columns["ts"], ts))
+        assert page.evaluate("ts => squeezeflow.value('cvd', 'perp_cvd', ts)", ts) == columns["perp_cvd"][row]
+    first = trade.entry_ts - 300
+    beside = first // 60 * 60
+    assert first > beside >= first // 300 * 300
+    assert page.evaluate("ts => squeezeflow.row('price', ts)", first - 1) == beside
+    expect(page.locator(".charts .hint")).to_contain_text("rows of 5\u202fmin, of a minute near trades")
+
+
+def test_the_score_shows_from_where_a_run_enters(open_page: Callable[..., Opened], tmp_path: Path) -> None:
+    page = open_page().page
+    expect(page.locator("#chart-score figcaption")).to_contain_text("dashed: it enters from 4")
+    whole = pages.sample().page
+    file = tmp_path / "unknown.html"
+    run = msgspec.structs.replace(whole.runs[0], entry_score=None)
+    file.write_bytes(squeezeview.render(msgspec.structs.replace(whole, runs=(run,))))
+    other = open_page(file=file).page
+    expect(other.locator("#chart-score figcaption")).not_to_contain_text("dashed")
+    drawn, bare = (one.evaluate(SHOWS, ["score", "muted"]) for one in (page, other))
+    assert drawn - bare > 300, "two dashed lines through the whole chart"
+
+
+def test_an_edge_that_is_not_settled_does_not_look_like_one(open_page: Callable[..., Opened], tmp_path: Path) -> None:
+    whole = pages.sample().page
+    verdict = msgspec.structs.replace(whole.runs[0].verdict, word="edge", provisional=True)
+    file = tmp_path / "provisional.html"
+    run = msgspec.structs.replace(whole.runs[0], verdict=verdict)
+    file.write_bytes(squeezeview.render(msgspec.structs.replace(whole, runs=(run,))))
+    head = open_page(file=file).page.locator(".verdict h2")
+    expect(head).to_contain_text("edge, provisional")
+    expect(head).to_have_class("even")
 
 
 def test_the_crosshair_reads_the_second_under_it(open_page: Callable[..., Opened]) -> None:
