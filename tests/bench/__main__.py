@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 from rich.table import Table
-from tests.bench import commanding, computing, importing, judging, storing
+from tests.bench import bussing, commanding, computing, importing, judging, parsing, storing
 from tests.bench.measuring import REFERENCE_S, Figure, calibrate
 from tests.bench.stage import Stage
 
@@ -23,6 +23,8 @@ GROUPS = {
     "importing": importing,
     "commanding": commanding,
     "judging": judging,
+    "bus": bussing,
+    "parsing": parsing,
 }
 screen = Console(stderr=True)
 
