@@ -204,6 +204,24 @@ def test_nothing_outlives_a_killed_up(home: Path) -> None:
             assert again.end() == 0
 
 
+def test_up_stops_in_good_order_when_nobody_reads_it_any_more(home: Path) -> None:
+    note = home / "run" / "tiny" / "tiny" / "tiny.json"
+    process = subprocess.Popen(
+        [sys.executable, str(UP), str(home), "tiny"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        assert eventually(note.exists, process)
+        process.stdout.close()
+        process.communicate(timeout=WAIT_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert not note.exists(), "the service was asked to end, not killed"
+    assert embedded_nats.status(home) is None
+    assert embedded.status(home) is None
+
+
 def test_a_second_up_on_the_same_home_is_refused_with_the_pid_of_the_first(home: Path) -> None:
     with running(home, "silent") as first:
         first.ready()

@@ -275,7 +275,20 @@ class _Up:
             await asyncio.wait({task, stop})
 
     def _tell(self, text: str, **facts: Any) -> None:
-        self.board.tell(text, **facts)
+        with self._watched():
+            self.board.tell(text, **facts)
+
+    def _show(self) -> None:
+        with self._watched():
+            self.board.show(self._sights())
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Stop in good order when nobody reads what we say any more; rich raises SystemExit then."""
+        try:
+            yield
+        except (BrokenPipeError, SystemExit):
+            self._stop.set()
 
     # --- start ---
 
@@ -432,7 +445,7 @@ class _Up:
                     self._tell(f"nats answers on {self._nats.url} now: the services are started again")
                     for child in self.children:
                         child.restart()
-                self.board.show(self._sights())
+                self._show()
                 if not ready and all(sight.ready for sight in self._sights()):
                     ready = True
                     after_s = time.monotonic() - self._began
@@ -460,7 +473,7 @@ class _Up:
         ended += await asyncio.to_thread(self._close_servers)
         for server in self._servers:
             server.sight.state = "STOPPED" if server.sight.name in ended else "LEFT"
-        self.board.show(self._sights())
+        self._show()
         self._tell(
             f"stopped: {', '.join(ended) or 'nothing was running'}; the next start goes on from here",
             event="stopped",
