@@ -27,7 +27,7 @@ from squeezecore.adapters.loopback_world import Simulated
 from squeezecore.errors import ParseError, UsageError
 from squeezecore.market import DAY_S, Quote, Trade, Trades, cut
 from squeezecore.simulator import WorldSpec, instruments, simulate_day, simulate_trades
-from squeezecore.venues import Feed, trades_of, venue
+from squeezecore.venues import Feed, Unknown, trades_of, venue
 from support import recorded
 from support.command import eventually
 from support.loopback import Client, connected, get, hear_all, running, start, url
@@ -812,3 +812,106 @@ def test_every_feed_that_a_section_names_can_be_subscribed() -> None:
             name = json.loads(message)["params"][0]
             parts = source.frames(section, name, NOON * NS, (NOON + 10) * NS)
             assert (feed in silent) == (not any(part.at_ns.size for part in parts)), name
+
+
+# -- single faults -----------------------------------------------------------------------------------------------------
+
+
+def heard_with(faults: str, seconds: int = 5, section: str = "spot") -> tuple[list[bytes], list[bytes], Client]:
+    """Return what a client heard, what there was, and the client."""
+
+    async def run() -> tuple[list[bytes], list[bytes], Client]:
+        async with (
+            serve("sim:7", a_while(seconds, faults=faults)) as exchange,
+            connected(url(exchange, section)) as client,
+        ):
+            client.say({"method": "SUBSCRIBE", "params": [stream(section, "trade")], "id": 1})
+            await client.until(lambda: client.gone.is_set() or exchange.done.is_set())
+            if not client.gone.is_set():
+                await hear_all(exchange, client)
+            source = exchange.source.frames(section, stream(section, "trade"), NOON * NS, (NOON + seconds) * NS)
+            return client.heard, [text for part in source for text in part.texts()], client
+
+    return asyncio.run(run())
+
+
+def test_a_duplicated_frame_comes_twice() -> None:
+    heard, truth, _ = heard_with("duplicate=1")
+    assert heard == [frame for frame in truth for _ in range(2)]
+
+
+def test_a_late_frame_comes_after_later_ones_and_none_is_lost() -> None:
+    for fault in ("reorder=0.3", "delay=0.3:700"):
+        heard, truth, _ = heard_with(fault, 20)
+        lost = set(truth) - set(heard)
+        assert lost <= set(truth[-60:])  # at the very end some are still on their way
+        places = [truth.index(frame) for frame in heard]
+        assert len(set(places)) == len(places)
+        assert places != sorted(places)
+
+
+def test_skipped_frames_are_lost_in_runs() -> None:
+    heard, truth, _ = heard_with("skip=0.05:4", 20)
+    places = [truth.index(frame) for frame in heard]
+    runs = np.diff(places)
+    assert set(runs[runs > 1].tolist()) >= {5}
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(("fault", "whole"), [("disconnect=1", 1), ("halfframe=1", 0), ("wreck=1", 1)])
+def test_a_cut_connection_ends_where_the_fault_says(fault: str, whole: int) -> None:
+    heard, truth, client = heard_with(fault)
+    assert heard == truth[:whole]
+    assert client.gone.is_set()
+    assert client.closed is None  # no close frame: a network broke
+
+
+def test_damaged_frames_never_read_as_another_print() -> None:
+    heard, truth, _ = heard_with("garbage=1", 60, "linear")
+    one = LISTED["linear"]
+    assert heard[::2] == truth
+    refused = 0
+    for good, bad in zip(heard[::2], heard[1::2], strict=True):
+        try:
+            events = BINANCE.parse("linear", {"BTCUSDT": one}, bad, 0)
+        except ParseError:
+            refused += 1
+            continue
+        if not any(isinstance(event, Unknown) for event in events):
+            assert events == BINANCE.parse("linear", {"BTCUSDT": one}, good, 0)
+    assert refused > len(truth) // 2
+
+
+def test_the_clock_goes_on_when_told() -> None:
+    async def run() -> None:
+        async with serve("sim:7", a_while(2)) as exchange, connected(url(exchange, "spot")) as client:
+            await client.ask("SUBSCRIBE", [stream("spot", "trade")])
+            await hear_all(exchange, client)
+            count = len(client.heard)
+            rest = exchange.endpoints["binance"]["spot"]["rest"].removesuffix("/spot")
+            async with httpx.AsyncClient(trust_env=False) as http:
+                assert (await http.get(f"{rest}/until?ns=soon")).status_code == 400
+                assert (await http.get(f"{rest}/until?ns={(NOON + 4) * NS}")).status_code == 200
+            await hear_all(exchange, client)
+            assert exchange.now_ns() == (NOON + 4) * NS
+            assert len(client.heard) > count
+
+    asyncio.run(run())
+
+
+def test_who_does_not_read_in_real_time_is_dropped() -> None:
+    async def run() -> None:
+        path = "/ws/btcusdt@trade/btcusdt@bookTicker/ethusdt@trade"
+        async with (
+            serve("sim:7", with_limits(backlog_bytes_max=1)) as exchange,
+            connected(url(exchange, "linear", path)) as client,
+        ):
+            await client.ask("LIST_SUBSCRIPTIONS")
+            client.transport.underlying_transport.pause_reading()
+            async with asyncio.timeout(60):
+                (connection,) = exchange.connections
+                while connection.open:
+                    connection.deliver((NOON - 60) * NS, NOON * NS)  # until it is more than the kernel holds
+                    await asyncio.sleep(0)
+
+    asyncio.run(run())

@@ -49,6 +49,7 @@ MAX = math.inf
 _TICK_S = 0.02  # how often frames leave in real time
 _STEP_NS = NS  # of the venue's time, sent at once at other speeds
 _LATENCY_NS = 10_000_000  # a message is on its way for so long in real time
+_AHEAD_NS = 300 * NS  # the next hour is prepared so long before it begins
 _PARENT_S = 0.5
 
 
@@ -88,8 +89,11 @@ class Loopback:
         self._own_clock = options.speed != 1 or options.start_ns is not None or source.start_ns is not None
         start_ns = options.start_ns if options.start_ns is not None else source.start_ns
         self.sent_ns = start_ns if start_ns is not None else time.time_ns() - _LATENCY_NS  # all before it has been sent
+        self._until_ns = min((t for t in (options.until_ns, source.end_ns) if t is not None), default=None)
         self._began: tuple[float, int] | None = None
         self._frames_before = 0
+        self._ready: dict[tuple[str, str], int] = {}  # stream → the hour up to which it has been prepared
+        self._wanted: set[tuple[str, str]] = set()
 
     @property
     def endpoints(self) -> dict[str, dict[str, dict[str, str]]]:
@@ -148,7 +152,9 @@ class Loopback:
                 WSUpgradeResponse.create_error_response(HTTPStatus.SERVICE_UNAVAILABLE, b"a fault on purpose"), None
             )
         faults = FrameFaults(self.trouble, place.section, number)
-        return Connection(place, self.options.limits[place.section], self.source, faults, number, self._on_change)
+        return Connection(
+            place, self.options.limits[place.section], self.source, faults, number, self._on_change, self._is_ready
+        )
 
     def _on_change(self, connection: Connection) -> None:
         if connection.open:
@@ -160,28 +166,38 @@ class Loopback:
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
+    def go_on(self, until_ns: int | None) -> None:
+        """Let the clock run to another time than it was told; None: for as long as the source goes on."""
+        self._until_ns = self.source.end_ns if until_ns is None else until_ns
+        self._changed.set()
+        if self._until_ns is None or self.sent_ns < self._until_ns:
+            self.done.clear()
+
     async def run(self) -> None:
-        """Let time pass and send what it brings, until `until_ns`."""
+        """Let time pass and send what it brings, for ever; `done` says that it stands at its end."""
         if self._own_clock:
             await self._enough()
-        end_ns = min((t for t in (self.options.until_ns, self.source.end_ns) if t is not None), default=None)
-        while end_ns is None or self.sent_ns < end_ns:
+        while True:
+            if self._until_ns is not None and self.sent_ns >= self._until_ns:
+                self.done.set()
+                self._began = None
+                await self._change()
+                continue
             if self._own_clock:
-                self._skip(end_ns)
+                self._skip()
             if self.options.speed == MAX:
                 await self._enough()
                 target = self.sent_ns + _STEP_NS
             else:
                 await asyncio.sleep(_TICK_S)
                 target = self._target()
-            await self._advance(target if end_ns is None else min(target, end_ns))
-        self.done.set()
+            await self._advance(target if self._until_ns is None else min(target, self._until_ns))
 
-    def _skip(self, end_ns: int | None) -> None:
+    def _skip(self) -> None:
         """Pass over a stretch of which the source knows nothing."""
         resumes_ns = self.source.resumes_ns(self.sent_ns)
         if resumes_ns > self.sent_ns:
-            self.sent_ns = resumes_ns if end_ns is None else min(resumes_ns, end_ns)
+            self.sent_ns = resumes_ns if self._until_ns is None else min(resumes_ns, self._until_ns)
             self._began = None
 
     def _target(self) -> int:
@@ -207,8 +223,32 @@ class Loopback:
     async def _enough(self) -> None:
         """Wait until as many streams are subscribed as were announced."""
         while self.streams() < self.options.await_streams:
-            self._changed.clear()
-            await self._changed.wait()
+            await self._change()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    # -- what takes long -----------------------------------------------------------------------------------------------
+
+    def _is_ready(self, section: str, stream: str) -> bool:
+        """Whether a stream can be told at once; an own clock waits instead, so that nothing depends on speed."""
+        if self._own_clock or (section, stream) in self._ready:
+            return True
+        self._wanted.add((section, stream))
+        return False
+
+    async def prepare(self) -> None:
+        """Keep subscribed streams prepared in real time, in another thread: nobody waits while a day is counted."""
+        while not self._own_clock:
+            soon_ns = time.time_ns() + _AHEAD_NS
+            hour = soon_ns // (3_600 * NS)
+            for section, stream in [*self._wanted, *(one for one, made in self._ready.items() if made < hour)]:
+                for at_ns in (time.time_ns(), soon_ns):
+                    await asyncio.to_thread(self.source.prepare, section, stream, at_ns)
+                self._ready[section, stream] = hour
+                self._wanted.discard((section, stream))
+            await asyncio.sleep(_TICK_S)
 
 
 @asynccontextmanager
@@ -220,7 +260,7 @@ async def serve(source: Source | str, options: Options | None = None) -> AsyncIt
     """
     options = options or Options()
     exchange = Loopback(source_of(source) if isinstance(source, str) else source, options)
-    rest = Rest(exchange.source, options.limits, exchange.now_ns, exchange.status, exchange.trouble)
+    rest = Rest(exchange.source, options.limits, exchange.now_ns, exchange.status, exchange.trouble, exchange.go_on)
     sockets = await ws_create_server(
         exchange.accept, HOST, options.port, enable_auto_pong=False, websocket_handshake_timeout=5
     )
@@ -236,11 +276,12 @@ async def serve(source: Source | str, options: Options | None = None) -> AsyncIt
         http = await asyncio.start_server(answer, HOST, options.rest_port)
         exchange.port = sockets.sockets[0].getsockname()[1]
         exchange.rest_port = http.sockets[0].getsockname()[1]
-        clock = asyncio.create_task(exchange.run(), name="the exchange's clock")
-        tasks.add(clock)
+        loops = [asyncio.create_task(exchange.run()), asyncio.create_task(exchange.prepare())]
+        tasks.update(loops)
         yield exchange
-        if clock.done():
-            clock.result()  # a clock that failed must not go unseen
+        for loop in loops:
+            if loop.done():
+                loop.result()  # what failed must not go unseen
     finally:
         for server in (sockets, http):
             if server is not None:

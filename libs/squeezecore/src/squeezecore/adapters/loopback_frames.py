@@ -7,6 +7,7 @@ WebSocket frames ready for a socket, about a third of a microsecond each. This m
 from __future__ import annotations
 
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar, cast
@@ -221,25 +222,29 @@ def _merge(
 
 
 class Cache:
-    """The values used last, up to a weight in bytes; what falls out is made anew when asked for."""
+    """The values used last, up to a weight in bytes; what falls out is made anew when asked for. Threads may share it."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._kept: OrderedDict[object, tuple[object, int]] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()  # not held while a value is made: two threads may make it, one is kept
 
     def get(self, key: object, make: Callable[[], Value], weigh: Callable[[Value], int]) -> Value:
         """Return what belongs to a key, made if need be."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return cast("Value", self._kept[key][0])
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return cast("Value", self._kept[key][0])
         value = make()
         weight = weigh(value)
-        self._kept[key] = (value, weight)
-        self._bytes += weight
-        while self._bytes > self._bytes_max and len(self._kept) > 1:
-            _, (_, weight) = self._kept.popitem(last=False)
-            self._bytes -= weight
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = (value, weight)
+                self._bytes += weight
+            while self._bytes > self._bytes_max and len(self._kept) > 1:
+                _, (_, weight) = self._kept.popitem(last=False)
+                self._bytes -= weight
         return value
 
 

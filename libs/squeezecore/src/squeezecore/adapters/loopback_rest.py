@@ -1,7 +1,7 @@
 """Binance's REST answers over plain HTTP/1.1: lists, prints by id, open interest, funding, weights.
 
-Beside the venue's own paths there are three of ours: `/truth/<section>/<symbol>` tells every print whatever was sent, `/status`
-how the exchange stands, `/faults?spec=…` puts other faults in force.
+Beside the venue's own paths there are ours: `/truth/<section>/<symbol>?from_id=&to_id=&kind=aggTrade` tells every print whatever
+was sent, `/status` how the exchange stands; `/faults?spec=` puts other faults in force, `/until?ns=` lets its own clock go on.
 """
 
 from __future__ import annotations
@@ -94,8 +94,10 @@ class Rest:
         now_ns: Callable[[], int],
         status: Callable[[], Mapping[str, object]],
         trouble: Trouble,
+        go_on: Callable[[int | None], None],
     ) -> None:
         self._source, self._now_ns, self._status, self._trouble = source, now_ns, status, trouble
+        self._go_on = go_on
         self._weights = Weights(limits)
         self._numbers = dict.fromkeys(SECTIONS, 0)  # of the next request
 
@@ -108,6 +110,8 @@ class Rest:
             return Answer(200, msgspec.json.encode(self._status()))
         if words == ["faults"]:
             return self._new_faults(params.get("spec", ""))
+        if words == ["until"]:
+            return self._until(params.get("ns", ""))
         if len(words) == 3 and words[0] == "truth" and words[1] in SECTIONS:
             return self._truth(words[1], words[2], params)
         section = words.pop(0) if words and words[0] in SECTIONS else ""
@@ -129,6 +133,12 @@ class Rest:
         elif kind == "restslow":
             made = made._replace(wait_s=amount / 1000)
         return made._replace(headers=(*made.headers, ("X-MBX-USED-WEIGHT-1M", str(used))))
+
+    def _until(self, text: str) -> Answer:
+        if text and not re.fullmatch(r"[0-9]{1,19}", text):
+            return refusal(400, -1000, f"ns was {text!r}, expected nanoseconds since 1970, or nothing for no end")
+        self._go_on(int(text) if text else None)
+        return Answer(200, b"{}")
 
     def _new_faults(self, text: str) -> Answer:
         try:

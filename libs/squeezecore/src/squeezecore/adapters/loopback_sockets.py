@@ -91,6 +91,7 @@ class Connection(WSListener):
         faults: FrameFaults,
         number: int,
         changed: Callable[[Connection], None],
+        ready: Callable[[str, str], bool],
     ) -> None:
         super().__init__()
         self.section, self.number = place.section, number
@@ -101,6 +102,7 @@ class Connection(WSListener):
         self.writable.set()
         self._route, self._form, self._limits, self._source = place.route, place.form, limits, source
         self._faults = faults
+        self._ready = ready  # whether a section's stream can be told without delay
         self._changed = changed  # called when the connection opens, closes or subscribes
         self._transport: WSTransport | None = None
         self._heard: deque[float] = deque()
@@ -270,7 +272,7 @@ class Connection(WSListener):
         parts = [
             (stream, frames)
             for stream in self.streams
-            if self._bears(stream)
+            if self._bears(stream) and self._ready(self.section, stream)
             for frames in self._source.frames(self.section, stream, start_ns, end_ns)
         ]
         sent = merge(parts, self._form)
