@@ -1,11 +1,18 @@
 """Ingest under virtual time: a simulated market's own messages, networks that break, venues that stall."""
 
 import asyncio
+from itertools import pairwise
 
+import msgspec
 import pytest
 
+from squeeze_ingest import feed as feed_module
+from squeeze_ingest import lines
+from squeeze_ingest.rest import Answer
 from squeezecore.adapters.loopback import source_of
 from squeezecore.adapters.loopback_source import Source
+from squeezecore.venues import Feed as Stream
+from squeezecore.venues import venue
 from squeezecore.wire import BORDER_NS
 from support.feeding import INVERSE, LINEAR, NS, SPOT, START_NS, Faults, Heard, World, in_world
 
@@ -115,3 +122,342 @@ def test_after_a_lost_connection_nothing_comes_behind_a_watermark(source, seed):
         assert sum(feed.backfilled for feed in fleet.feeds.values()) > 0
 
     in_world(source, cuts, Faults(cut_per_s=0.15), seed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_any_moment_it_goes_on_without_a_hole(source, seed):
+    async def kills(world: World) -> None:
+        await world.watch(SPOT, LINEAR, INVERSE)
+        for _ in range(6):
+            world.begin()
+            await asyncio.sleep(world.exchange.random.uniform(0.5, 9))
+            await world.kill()
+            await asyncio.sleep(world.exchange.random.uniform(0, 4))
+        fleet = world.begin()
+        await asyncio.sleep(4)
+        await world.settle(lambda: is_whole(fleet))
+        await asyncio.sleep(4)
+        heard = await world.heard()
+        for name in SECTIONS:
+            heard.assert_whole(world.exchange, instrument_of(fleet, name), copies=2)
+        assert_promises(heard)
+        assert sum(feed.backfilled for feed in fleet.feeds.values()) > 0
+
+    in_world(source, kills, seed=seed)
+
+
+def test_two_at_once_are_as_one(source):
+    async def pair(world: World) -> None:
+        await world.watch(SPOT, LINEAR)
+        fleets = [world.begin("a"), world.begin("b")]
+        await asyncio.sleep(30)
+        for link in world.exchange.open[:2]:  # one of them misses something now
+            link.end("the connection broke")
+        await asyncio.sleep(30)
+        heard = await world.heard()
+        sent = sum(feed.published for fleet in fleets for feed in fleet.feeds.values())
+        held = sum(len(block.id) for blocks in heard.blocks.values() for block in blocks)
+        for name in (SPOT, LINEAR):
+            heard.assert_whole(world.exchange, instrument_of(fleets[0], name), copies=2)
+        assert sum(feed.copies for fleet in fleets for feed in fleet.feeds.values()) > 200
+        assert held < 0.6 * sent
+        # A pod whose connection is gone does not hold up the other's seconds.
+        for section in ("spot", "linear"):
+            marks = [mark.exchange_ns for mark in heard.watermarks if mark.feed == section]
+            assert world.clock.now_ns() - max(marks) < 4 * NS
+
+    in_world(source, pair)
+
+
+def test_a_venue_that_does_not_answer_is_dead_after_ten_seconds_and_alive_again_later(source):
+    async def mute(world: World) -> None:
+        await world.watch(SPOT, LINEAR)
+        fleet = world.begin()
+        await asyncio.sleep(20)
+        world.exchange.online = False
+        for link in world.exchange.open:
+            link.mute = True  # half-open: nothing comes, nobody says so
+        fell_ns = world.clock.now_ns()
+        await asyncio.sleep(9)
+        before = await world.heard()
+        assert all(mark.alive for mark in before.watermarks)
+        assert max(mark.exchange_ns for mark in before.watermarks) < fell_ns
+        await asyncio.sleep(20)
+        assert {feed.state for feed in fleet.feeds.values()} == {"DOWN"}
+        during = await world.heard()
+        for section in ("spot", "linear"):
+            last = [mark for mark in during.watermarks if mark.feed == section][-1]
+            assert not last.alive
+            assert world.clock.now_ns() - last.exchange_ns < 4 * NS
+        world.exchange.online = True
+        await world.settle(lambda: is_whole(fleet))
+        await asyncio.sleep(15)
+        heard = await world.heard()
+        for name in (SPOT, LINEAR):
+            heard.assert_whole(world.exchange, instrument_of(fleet, name))
+        assert heard.behind != []  # what came after the promise without the venue: repairs
+        assert_promises(heard)
+        for section in ("spot", "linear"):
+            last = [mark for mark in heard.watermarks if mark.feed == section][-1]
+            assert last.alive
+            assert last.connection >= 2
+
+    in_world(source, mute)
+
+
+def test_a_hole_holds_the_watermark_for_ten_seconds_and_is_closed_when_it_can_be(source):
+    async def hole(world: World) -> None:
+        await world.watch(LINEAR)
+        fleet = world.begin()
+        await asyncio.sleep(10)
+        world.exchange.faults = Faults(rest_failing=1.0, lost=0.3)
+        await asyncio.sleep(1)
+        world.exchange.faults = Faults(rest_failing=1.0)
+        feed = feed_of(fleet, LINEAR)
+        assert feed.holes() != []
+        first_ns = min(hole.before_ns for hole in feed.holes())
+        await asyncio.sleep(8)
+        assert feed.marked_ns <= first_ns
+        await asyncio.sleep(8)
+        assert feed.marked_ns > first_ns
+        assert world.clock.now_ns() - feed.marked_ns < 4 * NS
+        assert all(hole.passed and hole.tries > 0 for hole in feed.holes())
+        assert feed.describe()["holes_open"] == len(feed.holes())
+        assert "could not be asked" in feed.describe()["last_error"]
+        world.exchange.faults = Faults()
+        await world.settle(lambda: is_whole(fleet))
+        await asyncio.sleep(5)
+        heard = await world.heard()
+        heard.assert_whole(world.exchange, instrument_of(fleet, LINEAR))
+        assert heard.behind != []
+
+    in_world(source, hole)
+
+
+class Silent:
+    """A market in which nobody trades."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def frames(self, *_):
+        return []
+
+
+def test_silence_is_promised_as_far_as_the_venues_own_clock_has_come(source):
+    async def silence(world: World) -> None:
+        await world.watch(SPOT)
+        fleet = world.begin()
+        await asyncio.sleep(30)
+        heard = await world.heard()
+        assert heard.batches == []
+        assert len(heard.watermarks) > 20
+        for mark in heard.watermarks:
+            assert mark.alive
+        assert 1 <= (world.exchange.now_ns() - heard.watermarks[-1].exchange_ns) / NS < 4
+        assert feed_of(fleet, SPOT).state == "RUNNING"
+
+    in_world(Silent(source), silence)
+
+
+def test_pausing_closes_the_connections_and_resuming_asks_for_what_was_missed(source):
+    async def pause(world: World) -> None:
+        await world.watch(SPOT, LINEAR)
+        fleet = world.begin()
+        await asyncio.sleep(5)
+        feed_of(fleet, SPOT).pause(on=True)
+        await asyncio.sleep(15)
+        assert [link.section for link in world.exchange.open] == ["linear"]
+        assert feed_of(fleet, SPOT).state == "PAUSED"
+        assert not feed_of(fleet, SPOT).alive
+        feed_of(fleet, SPOT).pause(on=False)
+        await world.settle(lambda: is_whole(fleet))
+        await asyncio.sleep(5)
+        heard = await world.heard()
+        heard.assert_whole(world.exchange, instrument_of(fleet, SPOT))
+        assert feed_of(fleet, SPOT).alive
+
+    in_world(source, pause)
+
+
+def test_a_changed_list_is_picked_up_without_losing_anything(source):
+    async def change(world: World) -> None:
+        fleet = world.begin()
+        await asyncio.sleep(3)
+        assert fleet.feeds == {}
+        assert "not there yet" in fleet.waiting["assets"]
+        await world.watch(LINEAR)
+        await asyncio.sleep(5)
+        assert set(fleet.feeds) == {("binance", "linear")}
+        await world.bus.put("config", "assets", b'{"BTC": 1}')
+        await asyncio.sleep(5)
+        assert "the one before holds" in fleet.waiting["assets"]
+        await world.watch(LINEAR, SPOT, "binance:NO-SUCH")
+        await asyncio.sleep(5)
+        assert set(fleet.feeds) == {("binance", "linear"), ("binance", "spot")}
+        assert "does not list it" in fleet.waiting["binance:NO-SUCH"]
+        linear = instrument_of(fleet, LINEAR)
+        await world.watch(SPOT)
+        await asyncio.sleep(5)
+        assert set(fleet.feeds) == {("binance", "spot")}
+        assert [link.section for link in world.exchange.open] == ["spot"]
+        assert fleet.waiting == {}
+        heard = await world.heard()
+        heard.assert_whole(world.exchange, linear)
+        heard.assert_whole(world.exchange, instrument_of(fleet, SPOT))
+        assert len(world.exchange.links) == 2  # nothing was connected anew
+
+    in_world(source, change)
+
+
+def test_a_connection_is_replaced_before_the_venue_ends_it_and_nobody_notices(source, monkeypatch):
+    monkeypatch.setattr(lines, "LIFE_SHARE", 10 / 86_400)
+    monkeypatch.setattr(lines, "LIFE_JITTER", 0.0)
+
+    async def life(world: World) -> None:
+        await world.watch(LINEAR)
+        fleet = world.begin()
+        await asyncio.sleep(60)
+        links = world.exchange.links
+        assert len(links) >= 2
+        assert len(world.exchange.open) == 1
+        heard = await world.heard()
+        heard.assert_whole(world.exchange, instrument_of(fleet, LINEAR))
+        feed = feed_of(fleet, LINEAR)
+        assert feed.backfilled == 0  # the old one went on until the new one had begun
+        assert heard.behind == []
+        assert feed.errors == 0
+        assert heard.watermarks[-1].connection == len(links)
+
+    in_world(source, life)
+
+
+def test_streams_are_shared_out_over_connections_and_asked_for_no_faster_than_allowed(source):
+    many = source_of("sim:7", ("BTC",), clones=12)
+
+    async def limits(world: World) -> None:
+        listed, _ = venue("binance").instruments("linear", many.exchange_info("linear", START_NS))
+        fleet = world.begin()
+        await world.watch(LINEAR)
+        await asyncio.sleep(2)
+        feed = feed_of(fleet, LINEAR)
+        feed.section = msgspec.structs.replace(feed.section, streams_max=8, messages_per_s_max=2)
+        await world.watch(*(one.id for one in listed))
+        await asyncio.sleep(20)
+        assert len(listed) == 13
+        assert len(world.exchange.open) == 4  # four instruments each, two streams an instrument
+        assert max(len(link.streams) for link in world.exchange.open) == 8
+        heard = await world.heard()
+        for one in feed.instruments.values():
+            heard.assert_whole(world.exchange, one)
+
+    in_world(many, limits)
+
+
+def test_large_subscriptions_are_asked_for_in_parts(monkeypatch):
+    monkeypatch.setattr(lines, "SUBSCRIBE_MAX", 3)
+    many = source_of("sim:7", ("BTC",), clones=12)
+
+    async def parts(world: World) -> None:
+        listed, _ = venue("binance").instruments("spot", many.exchange_info("spot", START_NS))
+        await world.watch(*(one.id for one in listed))
+        fleet = world.begin()
+        await asyncio.sleep(5)
+        [link] = world.exchange.open
+        times = [at for at, _ in link.sent]
+        assert len(times) == 5
+        gaps = [after - before for before, after in pairwise(times)]
+        assert min(gaps) >= 1 / feed_of(fleet, SPOT).section.messages_per_s_max - 1e-6
+        assert len(link.streams) == 13
+
+    in_world(many, parts)
+
+
+def test_a_bus_that_is_away_stops_the_reading_and_loses_nothing(source, monkeypatch):
+    monkeypatch.setattr(feed_module, "WAITING_MAX", 100)
+
+    async def away(world: World) -> None:
+        await world.watch(LINEAR)
+        fleet = world.begin()
+        await asyncio.sleep(5)
+        world.server.stop()
+        await asyncio.sleep(60)
+        [link] = world.exchange.open
+        assert not link.reading
+        assert feed_of(fleet, LINEAR).batcher.waiting < 400
+        world.server.start()
+        await asyncio.sleep(10)
+        assert link.reading
+        heard = await world.heard()
+        heard.assert_whole(world.exchange, instrument_of(fleet, LINEAR))
+        assert heard.behind == []
+
+    in_world(source, away)
+
+
+def test_it_waits_for_a_venue_that_is_not_there_and_says_so_once(source, capsys):
+    async def offline(world: World) -> None:
+        world.exchange.online = False
+        await world.watch(SPOT)
+        fleet = world.begin()
+        await asyncio.sleep(120)
+        assert fleet.feeds == {}
+        assert "could not be asked" in fleet.waiting[SPOT]
+        assert (await world.heard()).watermarks == []
+        world.exchange.online = True
+        await asyncio.sleep(20)
+        assert feed_of(fleet, SPOT).state == "RUNNING"
+        world.exchange.online = False
+        for link in world.exchange.open:
+            link.end("the connection broke")
+        await asyncio.sleep(300)
+        assert feed_of(fleet, SPOT).errors > 5
+
+    in_world(source, offline)
+    said = capsys.readouterr().out
+    assert said.count("could not be asked") == 1
+    assert said.count("could not be reached") == 1
+
+
+def test_a_venue_that_says_too_much_is_left_alone_for_as_long_as_it_says(source):
+    async def limited(world: World) -> None:
+        await world.watch(LINEAR)
+        fleet = world.begin()
+        await asyncio.sleep(5)
+        world.exchange.answers = [Answer(429, b"", {"retry-after": "7"}), Answer(418, b"", {"retry-after": "20"})]
+        world.exchange.faults = Faults(lost=0.3)
+        await asyncio.sleep(1)
+        world.exchange.faults = Faults()
+        before_s, asked = asyncio.get_running_loop().time(), len(world.exchange.asked)
+        await world.settle(lambda: not feed_of(fleet, LINEAR).holes())
+        assert asyncio.get_running_loop().time() - before_s > 25
+        assert len(world.exchange.asked) - asked < 12
+        assert fleet.turned_away == 2
+        await asyncio.sleep(3)
+        (await world.heard()).assert_whole(world.exchange, instrument_of(fleet, LINEAR))
+
+    in_world(source, limited)
+
+
+def test_single_prints_are_read_and_their_holes_closed_from_the_recent_ones(source):
+    async def single(world: World) -> None:
+        await world.watch(SPOT, LINEAR)
+        fleet = world.begin(stream=Stream.TRADE)
+        await asyncio.sleep(5)
+        for link in world.exchange.open:
+            link.end("the connection broke")
+        await asyncio.sleep(10)
+        heard = await world.heard()
+        for name in (SPOT, LINEAR):
+            ids = heard.trades(name).id
+            assert (ids[1:] - ids[:-1] == 1).all()
+            assert feed_of(fleet, name).backfilled > 0
+        assert {"public", "market"} == {
+            link.url.split("/")[3] for link in world.exchange.open if link.section == "linear"
+        }
+        assert any(fact.instrument == LINEAR for fact in heard.marks)
+
+    in_world(source, single)

@@ -68,7 +68,7 @@ class Exchange:
         await asyncio.sleep(0.01)
         if not self.online or self.random.random() < self.faults.refused:
             raise LinkError(f"{url} could not be reached (refused)")
-        link = VirtualLink(self, HOSTS[url.split("/")[2].split(":", maxsplit=1)[0]], ear)
+        link = VirtualLink(self, url, ear)
         self.links.append(link)
         return link
 
@@ -99,8 +99,9 @@ class Exchange:
 class VirtualLink:
     """One connection to it."""
 
-    def __init__(self, exchange: Exchange, section: str, ear: Ear) -> None:
-        self.exchange, self.section = exchange, section
+    def __init__(self, exchange: Exchange, url: str, ear: Ear) -> None:
+        self.exchange, self.url = exchange, url
+        self.section = HOSTS[url.split("/")[2].split(":", maxsplit=1)[0]]
         self.streams: list[str] = []
         self.sent: list[tuple[float, bytes]] = []  # what we were told, and when
         self.reason: str | None = None  # why it ended

@@ -70,6 +70,7 @@ class Feed:
         self.alive = True
         self.connections = 0  # since the feed's first start, as its watermarks count
         self.published = 0  # prints acknowledged
+        self.copies = 0  # messages that the bus held already, from another ingest or an earlier life
         self.frames = 0
         self.refused = 0  # frames that were not what the venue documents
         self.refused_sample = ""
@@ -271,7 +272,8 @@ class Feed:
             while left > 0 or facts:
                 batches = self.batcher.seal(venue, feed, min(left, SEAL_BORDERS))
                 self._flying = sum(len(block.id) for batch in batches for block in batch.trades)
-                await bus.publish_all([*facts, *batches])
+                acks = await bus.publish_all([*facts, *batches])
+                self.copies += sum(ack.duplicate for ack in acks)
                 self.published += self._flying
                 self._flying = 0
                 left -= SEAL_BORDERS
@@ -313,6 +315,8 @@ class Feed:
         """Say how far everything is published, once what is closed is; None where that is nothing new."""
         now_s = self._loop.time()
         lines = [line for line in self.lines if line.trades and line.wanted]
+        if not all(line.reading for line in lines):
+            return None  # what has come lies unread
         living = [line for line in lines if now_s - line.heard_s <= ANSWER_S_MAX]
         skew_ns = self.skew_ns
         told = self._told_skew
@@ -326,7 +330,8 @@ class Feed:
             target = round(now_s * 1e9) - skew_ns - GRACE_NS
         else:
             return None
-        target = self._held_back(target, now_s) // BORDER_NS * BORDER_NS
+        alive = len(living) == len(lines)
+        target = self._held_back(target, now_s, doubts=alive) // BORDER_NS * BORDER_NS
         if target <= self.marked_ns:
             return None
         return Watermark(
@@ -334,13 +339,16 @@ class Feed:
             feed=self.section.name,
             connection=self.connections + sum(line.connections for line in self.lines),
             exchange_ns=target,
-            alive=len(living) == len(lines),
+            alive=alive,
         )
 
-    def _held_back(self, target: int, now_s: float) -> int:
-        """Return how far the watermark may go: not past a hole that may still be closed, for `HOLD_S_MAX`."""
+    def _held_back(self, target: int, now_s: float, *, doubts: bool) -> int:
+        """Return how far the watermark may go: not past a hole that may still be closed, for `HOLD_S_MAX`.
+
+        Doubts count as holes, but not while the feed is dead: what it closes then is incomplete anyway.
+        """
         holes = [hole for hole in self.batcher.holes() if not hole.passed]
-        doubted = [tape for tape in self.batcher.tapes.values() if not tape.proven and not tape.waived]
+        doubted = [tape for tape in self.batcher.tapes.values() if doubts and not tape.proven and not tape.waived]
         limits = [hole.before_ns for hole in holes] + ([self.marked_ns] if doubted else [])
         if not limits or min(limits) >= target:
             self._held_since_s = None
@@ -480,6 +488,7 @@ class Feed:
             "trades": self.batcher.taken,
             "trades_published": self.published,
             "trades_doubled": self.batcher.doubled,
+            "messages_held_already": self.copies,
             "trades_backfilled": self._mender.filled,
             "parse_errors": self.refused,
             "parse_error_sample": self.refused_sample,

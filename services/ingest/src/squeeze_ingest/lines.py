@@ -28,7 +28,7 @@ ACK_S_MAX = 10.0  # for a subscription to be confirmed
 SUBSCRIBE_MAX = 100  # instruments of one message
 PAUSE_S, PAUSE_S_MAX = 0.25, 30.0  # between two tries
 STABLE_S = 5.0  # a connection that lived so long starts the pauses anew
-LIFE_SHARE = 0.9  # of the venue's limit, then we replace it
+LIFE_SHARE, LIFE_JITTER = 0.9, 0.05  # of the venue's limit, then we replace it; so much sooner, not all at once
 RENEW_S = 30.0  # after a replacement that failed
 
 
@@ -193,6 +193,11 @@ class Line:
         return None if self._ear is None else self._ear.skew.ns
 
     @property
+    def reading(self) -> bool:
+        """Whether what the venue sends is read."""
+        return self._reading
+
+    @property
     def silent(self) -> bool:
         """Whether it is up and answers at most: no print, no mark came of late."""
         ear = self._ear
@@ -293,12 +298,12 @@ class Line:
                     self._up(ear)
         finally:
             self._leave(ear, link)
-            self._ear = self._link = None
             self.host.lost(self)
+            self._ear = self._link = None
 
     def _up(self, ear: _Ear) -> None:
         self.up_s = self._loop.time()
-        self._life_s = self.host.section.life_s_max * (LIFE_SHARE - self._random.uniform(0.0, 0.05))
+        self._life_s = self.host.section.life_s_max * (LIFE_SHARE - self._random.uniform(0.0, LIFE_JITTER))
         if not self._reading and self._link is not None:
             self._link.pause()
         self._heard_s = max(self._heard_s, ear.heard_s)
