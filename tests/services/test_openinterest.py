@@ -62,7 +62,7 @@ async def test_each_market_is_asked_once_a_round_and_published_with_when_it_was_
     coin = next(fact for fact in facts if fact.instrument == COIN.id)
     contracts = coin.open_interest * (MARK * 1000 + 500) / 10**8 / 1000 / 100
     assert round(contracts) in {bed.venue.value(coin.known_at - ago) for ago in (0, 1)}
-    assert not [path for _, host, path in bed.venue.asked if host == "spot"]
+    assert not [path for _, section, path in bed.venue.asked if section == "spot"]
 
 
 @polled
@@ -129,7 +129,7 @@ async def test_a_section_that_is_down_is_left_alone_longer_and_longer_and_the_ot
     last_s = 60 + START_S
 
     def refuse():
-        raise FetchError("http://inverse.test could not be asked (connection refused)")
+        raise FetchError("http://localhost/inverse could not be asked (connection refused)")
 
     bed.venue.faults["inverse"] = refuse
     await asyncio.sleep(600)
@@ -137,7 +137,7 @@ async def test_a_section_that_is_down_is_left_alone_longer_and_longer_and_the_ot
     assert status["state"] == "RUNNING"
     assert status["sections"]["binance.inverse"]["state"] == "PAUSED"
     assert "next try in" in status["last_error"]
-    tried = [when for when, host, _ in bed.venue.asked if host == "inverse" and when > last_s]
+    tried = [when for when, section, _ in bed.venue.asked if section == "inverse" and when > last_s]
     assert 5 < len(tried) < 60
     linear = [fact.known_at for fact in await bed.facts(InterestFact) if fact.instrument == PERP.id]
     assert {b - a for a, b in itertools.pairwise(linear)} == {10}
@@ -155,13 +155,13 @@ async def test_a_rate_limit_is_obeyed_to_the_second(bed):
     await asyncio.sleep(61)
     bed.venue.faults["linear"] = lambda: Answer(429, b"", "97")
     await asyncio.sleep(20)
-    first = next(when for when, host, _ in bed.venue.asked if host == "linear" and when >= START_S + 61)
+    first = next(when for when, section, _ in bed.venue.asked if section == "linear" and when >= START_S + 61)
     del bed.venue.faults["linear"]
     await asyncio.sleep(300)
-    after = [when for when, host, _ in bed.venue.asked if host == "linear" and when > first + 1]
+    after = [when for when, section, _ in bed.venue.asked if section == "linear" and when > first + 1]
     assert after[0] >= first + 98
     assert bed.tally.requests["linear", "limited"] >= 1
-    assert len([when for when, host, _ in bed.venue.asked if host == "inverse" and when > first]) > 30
+    assert len([when for when, section, _ in bed.venue.asked if section == "inverse" and when > first]) > 30
 
 
 @polled

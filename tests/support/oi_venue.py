@@ -27,51 +27,51 @@ SPOT = binance.instrument("spot", "BTCUSDT")
 PERP = binance.instrument("linear", "BTCUSDT")
 COIN = binance.instrument("inverse", "BTCUSD_PERP")
 MARK = 40_000
-HOSTS = {"binance": {"spot": "http://spot.test", "linear": "http://linear.test/", "inverse": "http://inverse.test"}}
+PLACES = {"spot": "http://localhost/spot", "linear": "http://localhost/linear/", "inverse": "http://localhost/inverse"}
 
 
 class ScriptedVenue:
-    """Answers requests; `faults` maps a host to what it does instead of answering."""
+    """Answers requests; `faults` maps a section to what it does instead of answering."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self.now_s = now_s
         self.faults: dict[str, Callable[[], Answer]] = {}  # raises or answers
         self.bad_symbols: set[str] = set()
         self.unlisted = False  # it answers for one symbol only
-        self.asked: list[tuple[float, str, str]] = []  # (when, host, path with query)
+        self.asked: list[tuple[float, str, str]] = []  # (when, section, path with query)
         self.value = lambda ts: 1_000 + ts % 1_000  # base or contracts
 
     async def __call__(self, url: str) -> Answer:
         parts = urlsplit(url)
-        host = str(parts.hostname).split(".")[0]
+        section, path = parts.path[1:].split("/", 1)
         query = {key: value[0] for key, value in parse_qs(parts.query).items()}
-        self.asked.append((self.now_s(), host, f"{parts.path}?{parts.query}"))
+        self.asked.append((self.now_s(), section, f"/{path}?{parts.query}"))
         await asyncio.sleep(0.05)
-        fault = self.faults.get(host)
+        fault = self.faults.get(section)
         if fault is not None:
             return fault()
         if query.get("symbol") in self.bad_symbols or (self.unlisted and not query):
             return Answer(400, b'{"code":-1121,"msg":"Invalid symbol."}')
-        answer = getattr(self, parts.path.rsplit("/", 1)[1])(host, query)
+        answer = getattr(self, path.rsplit("/", 1)[1])(section, query)
         return Answer(200, json.dumps(answer).encode())
 
-    def openInterest(self, _host: str, query: dict[str, str]) -> Any:
+    def openInterest(self, _section: str, query: dict[str, str]) -> Any:
         now = int(self.now_s())
         return {"symbol": query["symbol"], "openInterest": str(self.value(now)), "time": now * 1000 - 700}
 
-    def premiumIndex(self, host: str, query: dict[str, str]) -> Any:
+    def premiumIndex(self, section: str, query: dict[str, str]) -> Any:
         now = int(self.now_s())
         entry = {"markPrice": f"{MARK}.50", "indexPrice": f"{MARK}", "lastFundingRate": "0.00012"}
-        symbols = {"linear": {"BTCUSDT": 8, "ETHUSDT": 4}, "inverse": {"BTCUSD_PERP": 8}}[host]
+        symbols = {"linear": {"BTCUSDT": 8, "ETHUSDT": 4}, "inverse": {"BTCUSD_PERP": 8}}[section]
         if "symbol" in query:
             symbols = {query["symbol"]: symbols.get(query["symbol"], 8)}
         found = [
             {"symbol": symbol, **entry, "time": now * 1000, "nextFundingTime": (now // every + 1) * every * 1000}
             for symbol, every in ((symbol, hours * HOUR_S) for symbol, hours in symbols.items())
         ]
-        return found[0] if "symbol" in query and host == "linear" else found
+        return found[0] if "symbol" in query and section == "linear" else found
 
-    def fundingRate(self, _host: str, query: dict[str, str]) -> Any:
+    def fundingRate(self, _section: str, query: dict[str, str]) -> Any:
         first, last = (int(query[name]) // 1000 for name in ("startTime", "endTime"))
         last = min(last, int(self.now_s()) - 1)
         every = FUNDING_S // 2 if query["symbol"] == "ETHUSDT" else FUNDING_S
@@ -80,7 +80,7 @@ class ScriptedVenue:
             {"symbol": query["symbol"], "fundingRate": "0.0001", "fundingTime": event * 1000 + 3} for event in events
         ]
 
-    def fundingInfo(self, _host: str, _query: dict[str, str]) -> Any:
+    def fundingInfo(self, _section: str, _query: dict[str, str]) -> Any:
         return [{"symbol": "ETHUSDT", "fundingIntervalHours": 4}]
 
 
@@ -114,7 +114,7 @@ class Bed:
         self.past: dict[str, Past] = {}
         self.poller = Poller(
             self.bus, self.clock, self.venue, self._history, params or Params(), self.tally,
-            structlog.get_logger(), lambda venue, section: HOSTS[venue][section.name],
+            structlog.get_logger(), lambda _venue, section: PLACES[section.name],
         )  # fmt: skip
 
     async def _history(self, instrument: str, _now_s: int) -> Past:
