@@ -73,8 +73,7 @@ def _without_packs(page: Page) -> tuple[Page, list[str]]:
             run,
             equity=aside(run.equity),
             series=tuple(
-                msgspec.structs.replace(one, base=aside(one.base), seconds=aside(one.seconds))
-                for one in run.series
+                msgspec.structs.replace(one, base=aside(one.base), seconds=aside(one.seconds)) for one in run.series
             ),
         )
         for run in page.runs
