@@ -117,6 +117,13 @@ def test_the_newest_snapshot_is_found_and_one_before_a_time(store: Store) -> Non
     assert flowstore.last_snapshot(store, "cvd", "BTC", before_ts=START + 2) == snapshot(START + 1)
     assert flowstore.last_snapshot(store, "cvd", "BTC", before_ts=START) is None
     assert flowstore.last_snapshot(store, "strategy", "BTC") is None
+    newer = snapshot(START + 3)._replace(code_version="newer")
+    flowstore.put_snapshot(store, newer)
+    assert flowstore.last_snapshot(store, "cvd", "BTC") == newer
+    assert flowstore.last_snapshot(store, "cvd", "BTC", code_version="code") == snapshot(START + 2, 5)
+    assert flowstore.last_snapshot(store, "cvd", "BTC", code_version="other") is None
+    flowstore.drop_snapshots(store, "cvd", "BTC", START + 2)
+    assert flowstore.last_snapshot(store, "cvd", "BTC") == snapshot(START + 1)
 
 
 def test_pruning_keeps_the_last_three_and_the_first_of_each_day(store: Store) -> None:

@@ -360,6 +360,8 @@ class Flow:
         for feed in self.feeds.values():
             if feed.waiting:
                 self._scan(feed, max(feed.closed_s, 0), alive=True)
+                for name in list(feed.tears):
+                    self._prove(feed, name)
 
     def _close(self, feed: Feed, watermark_s: int, *, alive: bool) -> None:
         dead = bool(feed.state.ends[:, 7].any()) or not alive

@@ -106,8 +106,11 @@ class Keep:
 
     def snapshot(self) -> Snapshot | None:
         """Return the last state that this code can go on from."""
-        found = flowstore.last_snapshot(self.store, SERVICE, KEY)
-        return found if found is not None and found.code_version == self._code else None
+        return flowstore.last_snapshot(self.store, SERVICE, KEY, code_version=self._code)
+
+    def drop_snapshots(self, ts: int) -> None:
+        """Forget the states of a second and later."""
+        flowstore.drop_snapshots(self.store, SERVICE, KEY, max(ts, 0))
 
     def changes(self) -> list[AssetChange]:
         """Return all configurations by asset and time."""

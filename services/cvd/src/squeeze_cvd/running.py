@@ -69,6 +69,7 @@ class Cvd:
         self._created = ""
         self._snapshot_s = -SNAPSHOT_S
         self._snapshot_bytes = 0
+        self._stored_seq = -1
         self._tried: dict[str, tuple[float, float]] = {}  # remake → when it was first and last tried
         self._reader: Reader | None = None
 
@@ -106,20 +107,23 @@ class Cvd:
             self.flow = thaw(body)
             self._kit.log.info("going on from a snapshot", ts=found.ts, seq=found.stream_seq)
         await self._recall()
-        after = self.flow.seq
         if found is None:
             self.state = "WARMING"
             newest = await self._bus.last("flow.v1.rows")
             published = newest.message if newest is not None and isinstance(newest.message, RowBatch) else None
             if await self._kit.in_thread(warm, self.flow, self._keep, published):
-                after = await seek(self._bus, there, self.flow)
-                self._kit.log.info("going on from stored bars", decided_s=self.flow.decided_s, seq=after)
+                self.flow.seq = await seek(self._bus, there, self.flow)
+                self._kit.log.info("going on from stored bars", decided_s=self.flow.decided_s, seq=self.flow.seq)
+            await self._kit.in_thread(self._keep.drop_snapshots, self.flow.decided_s)
         try:
-            return await self._bus.read("MD", ("md.v1.>",), "cvd", after, created=created)
+            reader = await self._bus.read("MD", ("md.v1.>",), "cvd", self.flow.seq, created=created)
         except BusError as error:
             raise UsageError(
                 f"{error}; to go on from the stored bars instead of the snapshot, start cvd once with SQUEEZE_FROM_BARS=true"
             ) from error
+        if found is None:  # whatever comes, the next start begins here too
+            await self._store_state()
+        return reader
 
     async def _recall(self) -> None:
         """Take the configurations that are safe in the store and not in the state, and wait for the first if there is none."""
@@ -135,7 +139,10 @@ class Cvd:
             for change in stored
             if change.config is None or all(name in known for name in names_of(change.config))
         ]
-        self.flow.change(usable, known)
+        news = [change for change in usable if change not in self.flow.changes and change not in self.flow.schedule]
+        if news:
+            await self._bus.publish_all(news)  # said again, should the end have come between storing and saying it
+            self.flow.change(news, known)
         while not self.flow.assets and not self.flow.schedule:
             self.state = "WAITING FOR ASSETS"
             await self._stirred.wait()
@@ -216,15 +223,20 @@ class Cvd:
         """Store the state with its place, then acknowledge; not more often than its size allows."""
         now_s = asyncio.get_running_loop().time()
         pause_s = max(SNAPSHOT_S, self._snapshot_bytes / SNAPSHOT_BYTES_S)
-        if self.flow.seq == 0 or (not busy and now_s < self._snapshot_s + pause_s):
+        if now_s < self._snapshot_s + pause_s or (not busy and self.flow.seq == self._stored_seq):
             return
-        if now_s < self._snapshot_s + pause_s:
-            return
-        body = msgspec.msgpack.encode((self._created, freeze(self.flow)))
-        await self._carry_out()  # giving prints to the kernel may have found late ones
-        await self._kit.in_thread(self._keep.put_snapshot, self.flow.decided_s, self.flow.seq, body)
+        self.flow.settle()  # may find late prints
+        await self._carry_out()
+        self._snapshot_bytes = await self._store_state()
         await reader.ack(self.flow.seq)
-        self._snapshot_s, self._snapshot_bytes = now_s, len(body)
+        self._snapshot_s = now_s
+
+    async def _store_state(self) -> int:
+        """Store the state with its place in the stream; return how large it is."""
+        body = msgspec.msgpack.encode((self._created, freeze(self.flow)))
+        await self._kit.in_thread(self._keep.put_snapshot, self.flow.decided_s, self.flow.seq, body)
+        self._stored_seq = self.flow.seq
+        return len(body)
 
     # -- repairs -------------------------------------------------------------------------------------------------------
 

@@ -230,18 +230,27 @@ def put_snapshot(store: Store, snapshot: Snapshot) -> None:
     store.insert_table("snapshots", pa.table(columns))
 
 
-def last_snapshot(store: Store, service: str, key: str, before_ts: int = TS_MAX + 1) -> Snapshot | None:
-    """Return the newest snapshot whose time lies before `before_ts`, or None."""
+def last_snapshot(
+    store: Store, service: str, key: str, before_ts: int = TS_MAX + 1, code_version: str = ""
+) -> Snapshot | None:
+    """Return the newest snapshot whose time lies before `before_ts`, of any code or of one version, or None."""
     table = store.query(
-        "SELECT ts, stream_seq, code_version, body FROM snapshots FINAL WHERE service = {service:String} AND key = {key:String} "
-        "AND ts <= toDateTime({last:UInt32}, 'UTC') ORDER BY snapshots.ts DESC, stream_seq DESC LIMIT 1",
-        {"service": service, "key": key, "last": _clock(before_ts - 1)},
+        "SELECT ts, stream_seq, code_version, body FROM snapshots FINAL WHERE service = {service:String} "
+        "AND key = {key:String} AND ts <= toDateTime({last:UInt32}, 'UTC') "
+        "AND (code_version = {code:String} OR {code:String} = '') ORDER BY snapshots.ts DESC, stream_seq DESC LIMIT 1",
+        {"service": service, "key": key, "last": _clock(before_ts - 1), "code": code_version},
     )
     if not table.num_rows:
         return None
     body: bytes = table["body"].cast(pa.binary())[0].as_py()
     ts, seq, code = (table[name][0].as_py() for name in ("ts", "stream_seq", "code_version"))
     return Snapshot(service, key, int(ts), int(seq), code, body)
+
+
+def drop_snapshots(store: Store, service: str, key: str, from_ts: int) -> None:
+    """Forget the snapshots of a time and later: the service went back."""
+    where = "service = {service:String} AND key = {key:String} AND ts >= toDateTime({ts:UInt32}, 'UTC')"
+    store.delete("snapshots", where, {"service": service, "key": key, "ts": _clock(from_ts)})
 
 
 def prune(store: Store, service: str, key: str) -> None:
