@@ -557,10 +557,16 @@ class JetStream:
 
     async def _recover(self) -> None:
         """Publish again what the server may have lost, then let everybody go on."""
-        recent = [envelope for _, envelope in self._recent]
+        self._refresh()
         with contextlib.suppress(BusError):
-            await self._publish(recent, recovering=True)
+            await self._publish([envelope for _, envelope in self._recent], recovering=True)
+        self._refresh()
         self._up.set()
+
+    def _refresh(self) -> None:
+        """Count from now: the server may die again at once."""
+        now_s = asyncio.get_running_loop().time()
+        self._recent = deque(((now_s, envelope) for _, envelope in self._recent), maxlen=RECENT_MAX)
 
     def _forget(self, now_s: float) -> None:
         """Let go of what is on the server's disk by now."""
