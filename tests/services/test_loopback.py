@@ -23,7 +23,7 @@ from squeezecore.adapters.loopback_recording import Recorder, read_lines, record
 from squeezecore.adapters.loopback_rest import Weights
 from squeezecore.adapters.loopback_sockets import LIMITS, Limits
 from squeezecore.adapters.loopback_source import NS, SECTIONS, Query
-from squeezecore.adapters.loopback_world import Simulated
+from squeezecore.adapters.loopback_world import STRETCH_S, Simulated
 from squeezecore.errors import ParseError, UsageError
 from squeezecore.market import DAY_S, Quote, Trade, Trades, cut
 from squeezecore.simulator import WorldSpec, instruments, simulate_day, simulate_trades
@@ -80,10 +80,10 @@ def test_trades_on_the_wire_are_the_simulated_prints(section: str) -> None:
 def test_aggregates_add_up_to_their_trades_and_their_ids_run_on(section: str) -> None:
     source = Simulated(QUIET)
     market = source.markets[section, QUIET_NATIVE[section]]
-    midnight = NOON // DAY_S * DAY_S // 3600
+    midnight = NOON // DAY_S * DAY_S // STRETCH_S
     last_aggregate = last_trade = None
-    for hour in (midnight - 1, midnight, midnight + 1):  # the day's border and an ordinary one
-        trades, groups = source.hour(market, False, hour), source.hour(market, True, hour)
+    for stretch in (midnight - 1, midnight, midnight + 1):  # the day's border and an ordinary one
+        trades, groups = source.stretch(market, False, stretch), source.stretch(market, True, stretch)
         assert np.array_equal(np.diff(groups.id), np.ones(groups.id.size - 1))
         assert np.array_equal(groups.first_id[1:], groups.last_id[:-1] + 1)
         assert (groups.first_id[0], groups.last_id[-1]) == (trades.id[0], trades.id[-1])
@@ -100,8 +100,8 @@ def test_aggregates_add_up_to_their_trades_and_their_ids_run_on(section: str) ->
 
 def test_two_processes_tell_the_same_whatever_they_were_asked_before() -> None:
     asked = Simulated(QUIET)
-    for hour in (-300, 20, 2):
-        asked.hour(asked.markets["linear", "DOGEUSDT"], True, NOON // 3600 + hour)
+    for stretch in (-900, 60, 2):
+        asked.stretch(asked.markets["linear", "DOGEUSDT"], True, NOON // STRETCH_S + stretch)
     query = Query(until_ns=NOON * NS, limit=50)
     assert asked.prints("linear", "DOGEUSDT", True, query) == Simulated(QUIET).prints("linear", "DOGEUSDT", True, query)
 
@@ -148,7 +148,7 @@ def test_prints_can_be_asked_for_from_far_back_and_by_time(section: str) -> None
     market = source.markets[section, QUIET_NATIVE[section]]
     for aggregate in (False, True):
         for hours in (1, 30, 24 * 40):
-            block = source.hour(market, aggregate, NOON // 3600 - hours)
+            block = source.stretch(market, aggregate, (NOON - hours * 3600) // STRETCH_S)
             some = int(block.id[block.id.size // 3])
             found = source.found(market, aggregate, Query(until_ns=NOON * NS, limit=3, from_id=some))
             assert found.id.tolist() == [some, some + 1, some + 2]
@@ -411,22 +411,26 @@ def test_too_many_streams_end_the_connection() -> None:
     asyncio.run(run())
 
 
-def test_the_venue_pings_and_drops_who_does_not_answer() -> None:
+def test_the_venue_drops_who_does_not_answer_its_pings() -> None:
     async def run() -> None:
-        options = with_limits(ping_s=0.02, pong_s=0.02, messages_per_s_max=10_000)
-        async with (
-            serve("sim:7", options) as exchange,
-            connected(url(exchange, "spot")) as mute,
-            connected(url(exchange, "spot")) as polite,
-        ):
-            mute.pongs_back = False
-            await mute.until(mute.gone.is_set)
-            assert mute.closed == (WSCloseCode.POLICY_VIOLATION, "Pong timeout")
-            count = len(polite.pings)
-            await polite.until(lambda: len(polite.pings) > count + 2)
-            assert not polite.gone.is_set()
-            polite.transport.send_ping(b"hello")  # and it answers pings
-            await polite.until(lambda: b"hello" in polite.heard)
+        options = with_limits(ping_s=0.01, pong_s=0.01)
+        async with serve("sim:7", options) as exchange, connected(url(exchange, "spot")) as client:
+            client.pongs_back = False
+            await client.until(client.gone.is_set)
+            assert client.pings
+            assert client.closed == (WSCloseCode.POLICY_VIOLATION, "Pong timeout")
+
+    asyncio.run(run())
+
+
+def test_who_answers_pings_stays_and_may_ping_too() -> None:
+    async def run() -> None:
+        options = with_limits(ping_s=0.01, messages_per_s_max=10_000)
+        async with serve("sim:7", options) as exchange, connected(url(exchange, "spot")) as client:
+            await client.until(lambda: len(client.pings) > 3)
+            client.transport.send_ping(b"hello")
+            await client.until(lambda: b"hello" in client.heard)
+            assert not client.gone.is_set()
 
     asyncio.run(run())
 

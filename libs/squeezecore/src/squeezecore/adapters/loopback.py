@@ -39,7 +39,7 @@ from squeezecore.adapters.loopback_replay import Recorded
 from squeezecore.adapters.loopback_rest import Rest, handle
 from squeezecore.adapters.loopback_sockets import LIMITS, Connection, Limits, place_of
 from squeezecore.adapters.loopback_source import NS, SECTIONS, Query, Source
-from squeezecore.adapters.loopback_world import Simulated
+from squeezecore.adapters.loopback_world import STRETCH_S, Simulated
 from squeezecore.errors import SqueezeError, UsageError
 from squeezecore.simulator import PROFILES, WorldSpec
 
@@ -49,7 +49,7 @@ MAX = math.inf
 _TICK_S = 0.02  # how often frames leave in real time
 _STEP_NS = NS  # of the venue's time, sent at once at other speeds
 _LATENCY_NS = 10_000_000  # a message is on its way for so long in real time
-_AHEAD_NS = 300 * NS  # the next hour is prepared so long before it begins
+_AHEAD_NS = 300 * NS  # the next stretch is prepared so long before it begins
 _PARENT_S = 0.5
 
 
@@ -89,10 +89,11 @@ class Loopback:
         self._own_clock = options.speed != 1 or options.start_ns is not None or source.start_ns is not None
         start_ns = options.start_ns if options.start_ns is not None else source.start_ns
         self.sent_ns = start_ns if start_ns is not None else time.time_ns() - _LATENCY_NS  # all before it has been sent
+        self.began_ns = self.sent_ns
         self._until_ns = min((t for t in (options.until_ns, source.end_ns) if t is not None), default=None)
         self._began: tuple[float, int] | None = None
         self._frames_before = 0
-        self._ready: dict[tuple[str, str], int] = {}  # stream → the hour up to which it has been prepared
+        self._ready: dict[tuple[str, str], int] = {}  # stream → the stretch up to which it has been prepared
         self._wanted: set[tuple[str, str]] = set()
 
     @property
@@ -128,11 +129,16 @@ class Loopback:
         return sum(len(one.streams) for one in self.connections if one.open)
 
     def truth(
-        self, section: str, native: str, aggregate: bool = False, from_id: int | None = None, to_id: int = 2**62
+        self, section: str, native: str, aggregate: bool = False, from_id: int | None = None, to_id: int | None = None
     ) -> list[bytes]:
-        """Return prints as the stream's messages, all that there are from an id on, whatever was sent."""
-        first = 0 if from_id is None else from_id
-        query = Query(until_ns=self.now_ns(), limit=to_id - first + 1, from_id=from_id)
+        """Return prints as the stream's messages, whatever was sent: from an id on, or since the clock began, up to now."""
+        query = Query(until_ns=self.now_ns(), limit=2**62, from_id=from_id)
+        if from_id is None and self.source.start_ns is None:
+            query = query._replace(start_ns=self.began_ns)
+        elif from_id is None:
+            query = query._replace(from_id=0)  # a recording holds what it holds
+        elif to_id is not None:
+            query = query._replace(limit=to_id - from_id + 1)
         return self.source.truth(section, native, aggregate, query) or []
 
     # -- connections ---------------------------------------------------------------------------------------------------
@@ -242,11 +248,11 @@ class Loopback:
         """Keep subscribed streams prepared in real time, in another thread: nobody waits while a day is counted."""
         while not self._own_clock:
             soon_ns = time.time_ns() + _AHEAD_NS
-            hour = soon_ns // (3_600 * NS)
-            for section, stream in [*self._wanted, *(one for one, made in self._ready.items() if made < hour)]:
+            stretch = soon_ns // (STRETCH_S * NS)
+            for section, stream in [*self._wanted, *(one for one, made in self._ready.items() if made < stretch)]:
                 for at_ns in (time.time_ns(), soon_ns):
                     await asyncio.to_thread(self.source.prepare, section, stream, at_ns)
-                self._ready[section, stream] = hour
+                self._ready[section, stream] = stretch
                 self._wanted.discard((section, stream))
             await asyncio.sleep(_TICK_S)
 

@@ -207,6 +207,8 @@ class Rest:
         return self._source.prints(section, symbol, name == "aggTrades", query)
 
     def _truth(self, section: str, symbol: str, params: Mapping[str, str]) -> Answer:
+        if "from_id" not in params and "start_ms" not in params:
+            return refusal(400, -1102, "say from_id or start_ms: all prints since ever are too many")
         names = {"from_id": "fromId", "start_ms": "startTime", "end_ms": "endTime"}
         try:
             first, last = int(params.get("from_id", "0")), int(params.get("to_id", str(2**62)))

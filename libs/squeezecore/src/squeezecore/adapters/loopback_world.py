@@ -29,9 +29,10 @@ from squeezecore.simulator.facts import FUNDING_S, publish_funding
 from squeezecore.simulator.noise import key
 from squeezecore.simulator.profiles import profile_of
 
-HOUR_S = 3_600
-_SCAN_HOURS = 4  # hours made at once when a day is counted
-_HOURS_BYTES_MAX, _FRAMES_BYTES_MAX = 256_000_000, 128_000_000
+STRETCH_S = 1_200  # prints are made and kept by stretches of a day
+_STRETCHES = DAY_S // STRETCH_S
+_COUNTED = 12  # stretches made at once when a day is counted
+_PRINTS_BYTES_MAX, _FRAMES_BYTES_MAX, _CLONE_BYTES_MAX = 96_000_000, 32_000_000, 3_000_000
 _SENT_MS = 2  # a message is sent so long after its print
 CLONES_MAX = 200
 # Of hundred prints so many begin an aggregate. At most 85, 64 and 85 have to on any day measured (360 days of 3 assets).
@@ -65,11 +66,11 @@ class Prints(NamedTuple):
 
 
 class _Day(NamedTuple):
-    """How many prints, and how many aggregates at least, one market's day has before each of its hours."""
+    """How many prints, and how many aggregates at least, one market's day has before each of its stretches."""
 
     first_id: int
-    prints: Ints  # [25]
-    groups: Ints  # [25]
+    prints: Ints  # [_STRETCHES + 1]
+    groups: Ints  # [_STRETCHES + 1]
 
     def first_aggregate(self, share: int) -> int:
         """The aggregate id that a day begins with."""
@@ -98,27 +99,27 @@ class Simulated:
             (one.section, one.native_symbol): Market(one, asset, of.id, *_digits_of(one)) for asset, of, one in listed
         }
         self._by_stream = {(section, native.lower()): native for section, native in self.markets}
-        self._hours = Cache(_HOURS_BYTES_MAX)
-        self._texts = Cache(_FRAMES_BYTES_MAX)
+        self._prints = Cache(_PRINTS_BYTES_MAX)
+        self._texts = Cache(_FRAMES_BYTES_MAX + clones * _CLONE_BYTES_MAX)
         self._days: dict[tuple[str, int], dict[str, _Day]] = {}
         self._interest: dict[tuple[str, int], OpenInterestSeries] = {}
         self._templates: dict[tuple[str, str, str], Template] = {}
 
     # -- prints --------------------------------------------------------------------------------------------------------
 
-    def trades(self, asset: str, hour: int) -> dict[str, Trades]:
-        """Return an hour's prints of an asset's markets; `hour` counts from 1970."""
-        return self._hours.get(
-            (asset, hour),
-            lambda: simulate_trades(self.world, asset, hour * HOUR_S, (hour + 1) * HOUR_S),
+    def trades(self, asset: str, stretch: int) -> dict[str, Trades]:
+        """Return a stretch's prints of an asset's markets; `stretch` counts from 1970."""
+        return self._prints.get(
+            (asset, stretch),
+            lambda: simulate_trades(self.world, asset, stretch * STRETCH_S, (stretch + 1) * STRETCH_S),
             lambda blocks: sum(map(weight, blocks.values())),
         )
 
-    def hour(self, market: Market, aggregate: bool, hour: int) -> Prints:
-        """Return a market's prints or aggregates of an hour."""
+    def stretch(self, market: Market, aggregate: bool, stretch: int) -> Prints:
+        """Return a market's prints or aggregates of a stretch."""
         if aggregate:
-            return self._hours.get((market.prints_of, hour), lambda: self._aggregate(market, hour), weight)
-        trades = self.trades(market.asset, hour)[market.prints_of]
+            return self._prints.get((market.prints_of, stretch), lambda: self._aggregate(market, stretch), weight)
+        trades = self.trades(market.asset, stretch)[market.prints_of]
         return Prints(
             trades.id,
             trades.id,
@@ -130,10 +131,10 @@ class Simulated:
             trades.side,
         )
 
-    def _aggregate(self, market: Market, hour: int) -> Prints:
-        """Join an hour's fills of one millisecond, side and price, but cut as many of them as the day has to."""
-        trades = self.trades(market.asset, hour)[market.prints_of]
-        number, n = divmod(hour, 24)
+    def _aggregate(self, market: Market, stretch: int) -> Prints:
+        """Join a stretch's fills of one millisecond, side and price, but cut as many of them as the day has to."""
+        trades = self.trades(market.asset, stretch)[market.prints_of]
+        number, n = divmod(stretch, _STRETCHES)
         day, share = self._day(market.asset, number)[market.prints_of], _SHARE[market.instrument.section]
         splits, total = day.splits(share), int(day.prints[-1] - day.groups[-1])
         if splits < 0:
@@ -159,28 +160,28 @@ class Simulated:
         )  # fmt: skip
 
     def _day(self, asset: str, number: int) -> dict[str, _Day]:
-        """Count a day's prints hour by hour, once a process: a fifth of a second."""
+        """Count a day's prints stretch by stretch, once a process: a fifth of a second."""
         found = self._days.get((asset, number))
         if found is not None:
             return found
         counts: dict[str, list[tuple[int, int]]] = {}
         first: dict[str, int] = {}
-        for hour in range(0, 24, _SCAN_HOURS):
-            start = number * DAY_S + hour * HOUR_S
-            made = simulate_trades(self.world, asset, start, start + _SCAN_HOURS * HOUR_S)
+        for first_stretch in range(0, _STRETCHES, _COUNTED):
+            start = number * DAY_S + first_stretch * STRETCH_S
+            made = simulate_trades(self.world, asset, start, start + _COUNTED * STRETCH_S)
             for name, trades in made.items():
                 if trades.id.size:
                     first.setdefault(name, int(trades.id[0]))
                 begins = _begins(trades)
                 edges = np.searchsorted(
-                    trades.exchange_ns, [(start + n * HOUR_S) * NS for n in range(_SCAN_HOURS + 1)]
+                    trades.exchange_ns, [(start + n * STRETCH_S) * NS for n in range(_COUNTED + 1)]
                 ).tolist()
                 counts.setdefault(name, []).extend(
                     (last - first_, int(begins[first_:last].sum())) for first_, last in pairwise(edges)
                 )
         days = {}
-        for name, hours in counts.items():
-            sums = np.concatenate((np.zeros((1, 2), np.int64), np.cumsum(np.array(hours, np.int64), axis=0)))
+        for name, pairs in counts.items():
+            sums = np.concatenate((np.zeros((1, 2), np.int64), np.cumsum(np.array(pairs, np.int64), axis=0)))
             days[name] = _Day(first[name], sums[:, 0].copy(), sums[:, 1].copy())
         self._days[asset, number] = days
         return days
@@ -218,7 +219,7 @@ class Simulated:
         return frames_from([], [])
 
     def _prints_of_minute(self, market: Market, aggregate: bool, minute: int) -> Prints:
-        block = self.hour(market, aggregate, minute // 60)
+        block = self.stretch(market, aggregate, minute * 60 // STRETCH_S)
         return cut(block, *np.searchsorted(block.exchange_ns, (minute * 60 * NS, (minute + 1) * 60 * NS)).tolist())
 
     def _quotes(self, market: Market, minute: int) -> Frames:
@@ -241,13 +242,13 @@ class Simulated:
 
     def _last_price(self, market: Market, before_ns: int) -> int:
         """Return the price of the last print before a time."""
-        hour = (before_ns - 1) // (HOUR_S * NS)
+        stretch = (before_ns - 1) // (STRETCH_S * NS)
         while True:
-            block = self.trades(market.asset, hour)[market.prints_of]
+            block = self.trades(market.asset, stretch)[market.prints_of]
             count = int(np.searchsorted(block.exchange_ns, before_ns))
             if count:
                 return int(block.price[count - 1])
-            hour -= 1
+            stretch -= 1
 
     def _mark_and_index(self, market: Market, at_ns: int) -> tuple[str, str]:
         spot = self.markets["spot", f"{market.asset}USDT"]
@@ -279,8 +280,8 @@ class Simulated:
         """See `Source.prepare`."""
         found = self._market_of(section, stream)
         if found is not None:
-            hour = at_ns // (HOUR_S * NS)
-            self.hour(found[0], found[1] == "aggTrade", hour)
+            stretch = at_ns // (STRETCH_S * NS)
+            self.stretch(found[0], found[1] == "aggTrade", stretch)
 
     # -- REST ----------------------------------------------------------------------------------------------------------
 
@@ -306,51 +307,53 @@ class Simulated:
         until_ns = query.until_ns if query.end_ns is None else min(query.until_ns, query.end_ns + 1)
         if query.from_id is None and query.start_ns is None:
             return self._latest(market, aggregate, until_ns, query.limit)
-        last_hour = (until_ns - 1) // (HOUR_S * NS)
+        last_stretch = (until_ns - 1) // (STRETCH_S * NS)
         if query.from_id is not None:
-            hour = self._hour_of_id(market, aggregate, query.from_id, last_hour)
+            stretch = self._stretch_of_id(market, aggregate, query.from_id, last_stretch)
         else:
-            hour = (query.start_ns or 0) // (HOUR_S * NS)
-        parts: list[Prints] = [cut(self.hour(market, aggregate, last_hour), 0, 0)]
+            stretch = (query.start_ns or 0) // (STRETCH_S * NS)
+        parts: list[Prints] = [cut(self.stretch(market, aggregate, last_stretch), 0, 0)]
         wanted = query.limit
-        while wanted > 0 and hour <= last_hour:
-            block = self.hour(market, aggregate, hour)
+        while wanted > 0 and stretch <= last_stretch:
+            block = self.stretch(market, aggregate, stretch)
             first = 0 if query.from_id is None else int(np.searchsorted(block.id, query.from_id))
             if query.start_ns is not None:
                 first = max(first, int(np.searchsorted(block.exchange_ns, query.start_ns)))
             last = int(np.searchsorted(block.exchange_ns, until_ns))
             parts.append(cut(block, first, max(first, min(last, first + wanted))))
             wanted -= parts[-1].id.size
-            hour += 1
+            stretch += 1
         return concat(parts)
 
     def _latest(self, market: Market, aggregate: bool, until_ns: int, limit: int) -> Prints:
         parts: list[Prints] = []
-        hour, wanted = (until_ns - 1) // (HOUR_S * NS), limit
+        stretch, wanted = (until_ns - 1) // (STRETCH_S * NS), limit
         while wanted > 0:
-            block = self.hour(market, aggregate, hour)
+            block = self.stretch(market, aggregate, stretch)
             last = int(np.searchsorted(block.exchange_ns, until_ns))
             parts.insert(0, cut(block, max(0, last - wanted), last))
             wanted -= parts[0].id.size
-            hour -= 1
+            stretch -= 1
         return concat(parts)
 
-    def _hour_of_id(self, market: Market, aggregate: bool, wanted: int, last_hour: int) -> int:
-        """Find the hour that holds an id, from about how many ids a day has; never after `last_hour`."""
+    def _stretch_of_id(self, market: Market, aggregate: bool, wanted: int, last_stretch: int) -> int:
+        """Find the stretch that holds an id, from about how many ids a day has; never after `last_stretch`."""
         share = _SHARE[market.instrument.section] if aggregate else 100
-        number = last_hour // 24
+        number = last_stretch // _STRETCHES
         for _ in range(16):
             day = self._day(market.asset, number)[market.prints_of]
             first, after = day.first_id * share // 100, (day.first_id + int(day.prints[-1])) * share // 100
-            if first <= wanted < after or (wanted >= after and number >= last_hour // 24):
+            if first <= wanted < after or (wanted >= after and number >= last_stretch // _STRETCHES):
                 break
-            number = min(last_hour // 24, max(_day_of(2017), number + (wanted - first) // max(1, after - first)))
+            number = min(
+                last_stretch // _STRETCHES, max(_day_of(2017), number + (wanted - first) // max(1, after - first))
+            )
         before = day.prints
         if aggregate:
             total = max(1, int(day.prints[-1] - day.groups[-1]))
             before = day.groups + (day.prints - day.groups) * day.splits(share) // total
-        hour = int(np.searchsorted(before, wanted - first, side="right")) - 1
-        return min(last_hour, number * 24 + min(23, max(0, hour)))
+        stretch = int(np.searchsorted(before, wanted - first, side="right")) - 1
+        return min(last_stretch, number * _STRETCHES + min(_STRETCHES - 1, max(0, stretch)))
 
     def prints(self, section: str, native: str, aggregate: bool, query: Query) -> bytes | None:
         """See `Source.prints`."""
