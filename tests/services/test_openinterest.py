@@ -235,13 +235,17 @@ async def test_a_round_that_weighs_too_much_is_asked_for_less_often(bed):
     await begin(bed, *many)
     await asyncio.sleep(600)
     poll = bed.poller.polls["binance", "linear"]
-    assert poll.every_s == 60 * (50 + 10) / (2_400 * 0.05) == 30.0
+    assert poll.every_s == 60 * (50 + 10) / (2_400 * 0.05 * 0.8) == 37.5
     for minute in range(0, 600, 60):
         paths = [path for when, _, path in bed.venue.asked if minute <= when - START_S < minute + 60]
         weight = sum(10 if path.endswith("premiumIndex?") else 1 for path in paths if "funding" not in path)
         assert weight <= 2_400 * 0.05 * 65 / 60
         assert len([path for path in paths if "funding" in path]) <= 100 * 0.05 * 65 / 60 + 1
-    assert {fact.interval_s for fact in await bed.facts(InterestFact)} <= {*range(10, 31)}
+    facts = await bed.facts(InterestFact)
+    for name in poll.instruments:
+        steady = [fact.interval_s for fact in facts if fact.instrument == name and fact.known_at > START_S + 200]
+        assert len(steady) >= 9
+        assert set(steady) <= {38, 39, 40, 41, 42, 43}
 
 
 def test_the_same_seed_asks_the_same_things_at_the_same_times():
@@ -316,3 +320,44 @@ async def test_what_a_venue_that_replays_another_day_says_is_known_on_that_day(b
         assert START_S - past_s <= fact.known_at <= bed.venue.now_s()
     settled = [fact.event_ts for fact in await bed.facts(FundingFact) if fact.settled]
     assert settled[0] > START_S - past_s - 4 * 86_400
+
+
+@polled
+async def test_a_value_that_comes_every_five_minutes_is_published_once_and_says_so(bed):
+    now_s = bed.venue.now_s
+    bed.venue.openInterest = lambda _section, query: {
+        "symbol": query["symbol"],
+        "openInterest": str(int(now_s()) // 300),
+        "time": int(now_s()) // 300 * 300_000,
+    }
+    await begin(bed, PERP)
+    await asyncio.sleep(3_000)
+    facts = await bed.facts(InterestFact)
+    assert [fact.event_ts for fact in facts] == list(range(START_S // 300 * 300, START_S + 3_000, 300))
+    assert [fact.interval_s for fact in facts[1:]] == [300] * (len(facts) - 1)
+    assert facts[0].interval_s == max(10, facts[0].known_at - facts[0].event_ts)
+    for fact in facts[1:]:
+        assert fact.event_ts <= fact.known_at <= fact.event_ts + 11
+    assert bed.poller.facts.summary("BTC", START_S + 3_000).all.missing == ()  # it was confirmed since
+
+    def refuse():
+        raise FetchError("away")
+
+    bed.venue.faults["linear"] = refuse
+    await asyncio.sleep(1_500)
+    bed.venue.faults.clear()
+    await asyncio.sleep(700)
+    later = (await bed.facts(InterestFact))[len(facts) :]
+    assert [fact.interval_s for fact in later] == [300] * len(later)  # our silence is not the venue's
+    assert len(later) >= 2
+
+
+@polled
+async def test_what_the_store_has_of_a_slow_source_holds_for_its_interval(bed):
+    stored = series(*((START_S - 3_900 + 300 * n, 10**8 * (n + 1)) for n in range(13)))
+    bed.past[PERP.id] = Past(stored._replace(interval_s=stored.interval_s * 30), paid(START_S))
+    await begin(bed, PERP)
+    await asyncio.sleep(20)
+    for back, value in ((3_900, 1), (3_601, 1), (3_600, 2), (3_450, 2), (900, 11), (601, 11)):
+        assert bed.poller.facts[PERP.id].ring.at(START_S - back, 120) == value * 10**8
+    assert bed.poller.facts[PERP.id].ring.at(START_S - 3_901, 120) is None

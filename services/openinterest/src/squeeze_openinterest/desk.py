@@ -86,8 +86,9 @@ class Desk:
         """
         template: str = getattr(self.section, field)
         path = template.format(**values)
+        await self._afford(field)  # before a slot is taken: what waits for its weight holds nobody up
         async with self._slots:
-            await self._turn(field)
+            await self._quiet()
             began_s = self._loop.time()
             try:
                 answer = await self._fetch(self._where(self.venue, self.section).rstrip("/") + path)
@@ -123,11 +124,14 @@ class Desk:
     def _name(self) -> str:
         return f"{self.venue} {self.section.name}"
 
-    async def _turn(self, field: str) -> None:
-        """Wait until the section may be asked."""
+    async def _afford(self, field: str) -> None:
+        """Wait until the section's limits allow a request."""
         budget = self._funding if field in FUNDING_FIELDS else self._budget
         weight = 1 if budget is self._funding else self.section.weights.get(field, 1)
         await asyncio.sleep(budget.take(weight, self._loop.time()))
+
+    async def _quiet(self) -> None:
+        """Wait as long as the section is left alone."""
         while True:
             left_s = self.pause_s
             if left_s <= 0:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from squeeze_openinterest.sums import SPANS_S, Market, Ring, Summary, summarise
 from squeezecore.errors import UsageError
 from squeezecore.market import FundingSeries, Instrument, OpenInterestSeries
 from squeezecore.spec import AssetConfig, nearest
 from squeezecore.wire import FundingFact, InterestFact, MarkFact
 
+TS_MAX = 2**32
 SETTLED_S = 3 * 86_400  # settled funding is remembered, and asked for at the start, so far back
 
 
@@ -52,8 +55,11 @@ class Facts:
     def fill(self, instrument: str, before: OpenInterestSeries, settled: FundingSeries) -> None:
         """Take what the store has of a market: its open interest, and what was settled."""
         known = self._known[instrument]
-        for known_at, value in zip(before.known_at.tolist(), before.open_interest.tolist(), strict=True):
-            known.ring.add(known_at, value)
+        times = before.known_at.tolist()
+        ends = np.minimum(np.append(before.known_at[1:], TS_MAX)[: len(times)], before.known_at + before.interval_s + 1)
+        for known_at, end, value in zip(times, ends.tolist(), before.open_interest.tolist(), strict=True):
+            for ts in range(known_at, end, self.max_age_s):  # it was confirmed meanwhile, which is not stored
+                known.ring.add(ts, value)
         known.settled.update(settled.event_ts.tolist())
         if len(settled.event_ts):
             event_ts, known_at, rate, interval_s = (int(column[-1]) for column in settled)

@@ -25,6 +25,7 @@ from squeezecore.venues import Funding, Venue
 from squeezecore.wire import FundingFact, InterestFact, MarkFact
 
 SECOND_NS = 1_000_000_000
+HEADROOM = 0.8  # of the budget goes into rounds: a queue that is always full only grows
 INFO_EVERY_S = 3600.0
 SETTLED_EVERY_S = 3600.0  # settled funding is asked for at least so often …
 SETTLED_AFTER_S, SETTLED_AGAIN_S = 5.0, 15.0  # … and so long after it was due, until it is there …
@@ -71,6 +72,7 @@ class Poll:
         self._marks: dict[str, int] = {}
         self._predicted: dict[str, tuple[int, int, int]] = {}  # instrument → what was published last
         self._listed = bool(self._section.premium_all)  # the venue answers for all at once
+        self._events: dict[str, tuple[int, int]] = {}  # instrument → newest event_ts, how long after the one before
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -91,7 +93,8 @@ class Poll:
         weight = count * weights.get("open_interest", 1)
         if self._section.premium:
             weight += weights.get("premium_all", 1) if self.at_once else count * weights.get("premium", 1)
-        return every_s(self._params.every_s, weight, self._section.weight_per_minute_max * self._params.share)
+        per_minute = self._section.weight_per_minute_max * self._params.share * HEADROOM
+        return every_s(self._params.every_s, weight, per_minute)
 
     def now_ns(self) -> int:
         """The time of day where the venue lives."""
@@ -127,6 +130,9 @@ class Poll:
                 await asyncio.sleep(min(self.every_s * 2**refused, REST_S_MAX))
         past = await self._history(instrument.id, self.now_ns() // SECOND_NS)
         self._facts.fill(instrument.id, past.open_interest, past.settled)
+        events = past.open_interest.event_ts[-2:].tolist()
+        if events:
+            self._events[instrument.id] = (events[-1], events[-1] - events[0])
         async with asyncio.TaskGroup() as group:
             group.create_task(self._repeat(instrument.id, lambda: self._interest(instrument), lambda: self.every_s))
             if self._section.funding:
@@ -234,15 +240,26 @@ class Poll:
             event_ts=value.exchange_ns // SECOND_NS,
             known_at=known_at,
             open_interest=value.open_interest,
-            interval_s=self._interval_s(instrument, known_at),
+            interval_s=self._interval_s(instrument, value.exchange_ns // SECOND_NS, age_s),
         )
-        await self._publish(self.desk, "interest", [fact])
+        if fact.event_ts > self._events.get(instrument.id, (-1, 0))[0]:
+            self._note_event(instrument, fact.event_ts)
+            await self._publish(self.desk, "interest", [fact])
+        else:
+            self._facts.take(fact)  # known already, and still so
 
-    def _interval_s(self, instrument: Instrument, known_at: int) -> int:
-        """Return how often the value comes, in the venue's seconds: a replay may be faster than we."""
-        wanted = max(1, math.ceil(self.every_s))
-        last = self._facts[instrument.id].ring.last if instrument.id in self._facts else None
-        return max(wanted, known_at - last[0]) if self.offset_ns and last else wanted
+    def _note_event(self, instrument: Instrument, event_ts: int) -> None:
+        before, _ = self._events.get(instrument.id, (event_ts, 0))
+        self._events[instrument.id] = (event_ts, event_ts - before)
+
+    def _interval_s(self, instrument: Instrument, event_ts: int, age_s: int) -> int:
+        """Return how often the source has a new value, in its own seconds; never less than we ask.
+
+        That is the shorter of its last two distances, so that our own silence does not count; for the first value its age.
+        """
+        before = self._events.get(instrument.id)
+        seen = age_s if before is None else min(event_ts - before[0], before[1] or event_ts - before[0])
+        return max(1, math.ceil(self.every_s), seen)
 
     async def _repeat_settled(self, instrument: Instrument) -> None:
         """Ask for settled funding: at the start as far back as it is remembered, then when it is due until it is there."""
