@@ -3,6 +3,7 @@
     <home>/nats/jetstream/       the streams
     <home>/nats/run/server.json  ports and process ids of the server that runs now
     <home>/nats/run/server.lock  held by the server and its keeper as long as either lives
+    <home>/nats/run/keeper.lock  held by the keeper alone
     <home>/nats/run/start.lock   held while somebody looks for or starts a server, and while one goes
     <home>/nats/run/leases/      a file per client, locked as long as the client lives
     <home>/nats/run/port         where the server was last, and will be again
@@ -106,7 +107,12 @@ def status(home: Path) -> NatsServer | None:
         )
     except (OSError, ValueError, TypeError, LookupError):
         return None
-    if not _is_locked(Path(home)) or not nats_keeper.answers(monitoring_port):
+    # A server whose keeper was killed still answers for a moment, and then goes.
+    if (
+        not _is_locked(Path(home))
+        or not _is_locked(Path(home), "keeper.lock")
+        or not nats_keeper.answers(monitoring_port)
+    ):
         return None
     return NatsServer(port, monitoring_port, pid, keeper_pid)
 
@@ -188,10 +194,10 @@ def _start_lock(home: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_locked(home: Path) -> bool:
+def _is_locked(home: Path, name: str = "server.lock") -> bool:
     """Say whether a server of this home directory, or its keeper, lives."""
     try:
-        descriptor = os.open(home / "nats" / "run" / "server.lock", os.O_RDWR)
+        descriptor = os.open(home / "nats" / "run" / name, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
@@ -235,7 +241,8 @@ def _start(home: Path, grace_s: float) -> NatsServer:
             ).returncode
     except OSError as error:
         raise _os_error(home, error) from error
-    server = None if code else _running(home)
+    # The keeper of a starter that was killed may have been quicker: then its server is ours.
+    server = _running(home) if code in {supervisor.EXIT_DONE, supervisor.EXIT_ALREADY_RUNNING} else None
     if server is None:
         raise _start_error(home)
     return server

@@ -80,6 +80,7 @@ def keep(binary: str, nats: Path, grace_s: float) -> int:
         raise SystemExit(supervisor.EXIT_DONE)
 
     run = nats / "run"
+    own_lock = supervisor.try_lock(run / "keeper.lock")  # the server does not inherit it, so it tells that we live
     announcement = run / "server.json"
     pid = 0
     start_lock: int | None = None
@@ -103,6 +104,7 @@ def keep(binary: str, nats: Path, grace_s: float) -> int:
         with contextlib.suppress(OSError):
             announcement.unlink(missing_ok=True)
         _end(pid)
+        del own_lock  # held until here
 
 
 def wish(run: Path) -> int:
