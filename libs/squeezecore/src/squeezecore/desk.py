@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from squeezecore import squeeze
 from squeezecore.account import book_of
-from squeezecore.engine import RANGE_S, Engine, SecondView, view_at
+from squeezecore.engine import RANGE_S, Engine, Entry, SecondView, view_at
 from squeezecore.errors import UsageError
 from squeezecore.market import DAY_S, Instrument, Rows, concat
 from squeezecore.risk import TradingState
@@ -53,14 +53,11 @@ class Said(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """An asset as it stood when its last second was decided."""
+    """An asset as it stood at its last second that was taken."""
 
-    ts: int
-    score_milli: int
-    flags: int
-    reset_low: int  # price scale; 0 = none
-    reset_high: int
-    close: int
+    record: Decision | None  # what a record of that second would say; None before the first
+    close: int  # price scale
+    entry: Entry | None  # what was frozen when its present position was decided
     warm: bool
     rows_s: int  # contiguous rows the scan has seen, saturating at 28 h
 
@@ -413,14 +410,10 @@ class Desk:
     def show(self, asset: str) -> Shown:
         """Return an asset as it stood at its last second that was taken."""
         lane = self._lanes[asset]
-        features, state = lane.features, lane.state
-        if not len(features.ts):
-            return Shown(NEVER, 0, 0, 0, 0, 0, state.warm, int(state.whole[squeeze.I_COUNT]))
-        return Shown(
-            ts=int(features.ts[-1]), score_milli=int(features.score_milli[-1]), flags=int(features.flags[-1]),
-            reset_low=int(features.reset[-1, 0]), reset_high=int(features.reset[-1, 1]), close=int(lane.rows.close[-1]),
-            warm=state.warm, rows_s=int(state.whole[squeeze.I_COUNT]),
-        )  # fmt: skip
+        count, state = len(lane.features.ts), lane.state
+        record = self._engine.describe(asset, lane.features, count - 1) if count else None
+        close = int(lane.rows.close[-1]) if len(lane.rows.ts) else 0
+        return Shown(record, close, self._engine.entry_of(asset), state.warm, int(state.whole[squeeze.I_COUNT]))
 
     @property
     def assets(self) -> Mapping[str, Instrument]:
@@ -442,6 +435,13 @@ class Desk:
             list(self._clocks),
         )  # fmt: skip
         return msgspec.msgpack.encode(kept)
+
+    def adopt(self, data: bytes) -> None:
+        """Take over only what rows cannot tell: what was decided and is held; the rows are to be warmed up from anew."""
+        kept = msgspec.msgpack.decode(data, type=_Kept)
+        self._engine.restore(kept.engine)
+        self._ordered_ts = kept.ordered_ts
+        self._standing, self._standing_ts = kept.standing, kept.standing_ts
 
     def restore(self, data: bytes) -> None:
         """Take over what `to_bytes` wrote; assets it does not know start afresh."""

@@ -677,6 +677,10 @@ class Engine:
         """Return what was frozen when the asset's present position was decided."""
         return self._states[asset].entry
 
+    def describe(self, asset: str, features: Features, index: int) -> Decision:
+        """Return what a record of second `index` of a block would say, whether or not it leaves one."""
+        return self._decision(asset, "state", views_at(features, np.array([index]))[0])
+
     # --- leaves ---
 
     def _scores(self, view: SecondView) -> bool:

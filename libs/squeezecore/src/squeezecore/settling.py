@@ -185,6 +185,26 @@ class Settling:
         first = self._queue[0].ts
         return first if self.account.exchange.idle or self.settled_ts == NEVER else min(first, self.settled_ts + 1)
 
+    @property
+    def has_orders(self) -> bool:
+        """Tell whether there are orders to put to the limits now."""
+        return any(second <= self.settled_ts for second in self._intents)
+
+    @property
+    def rows(self) -> list[RowBatch]:
+        """Return the rows that are not settled."""
+        return list(self._queue)
+
+    @property
+    def assets(self) -> Mapping[str, Instrument]:
+        """Return the traded instrument of each asset."""
+        return self._assets
+
+    @property
+    def waiting_s(self) -> int:
+        """Return how many seconds of rows are not settled."""
+        return len(self._queue)
+
     def awaits(self, ts: int) -> tuple[str, ...]:
         """Return the instruments held whose funding is due at second `ts` and not known."""
         known = {name for name, _ in self._funding.get(ts, ())}
