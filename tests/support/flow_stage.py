@@ -10,15 +10,19 @@ import numpy as np
 
 from squeeze_cvd.keeping import Keep
 from squeeze_cvd.running import Cvd
+from squeezecore import flow
 from squeezecore.adapters import flowstore
 from squeezecore.adapters.catalogue import key
 from squeezecore.adapters.membus import MemServer
 from squeezecore.adapters.service import Kit
 from squeezecore.adapters.store import Store
+from squeezecore.market import Bars, MarkSeries, Rows
 from squeezecore.spec import canonical
-from squeezecore.wire import Message, TradeBatch
+from squeezecore.wire import Message, RepairBatch, RowBatch, TradeBatch
+from support import flow_worlds as worlds
 from support import virtual
 from support.flow_worlds import Event, World
+from support.store import assert_equal
 
 SETTLED_S = 5.0  # of virtual time without anything to do
 
@@ -167,3 +171,51 @@ def withheld(
             at = event.at + late_s * float(rng.random())
             found.append(Event(at, batch._replace(instruments=names, trades=blocks)))
     return sorted(found, key=lambda event: event.at)
+
+
+def same_bars(one: Bars, other: Bars) -> None:
+    """Assert that bars are equal but for how often they were repaired."""
+    assert_equal(other._replace(version=one.version), one)
+    assert (one.version >> np.uint64(32)).tolist() == one.complete.tolist()
+
+
+def rows_of_bars(store: Store, made: worlds.World, bars: dict[str, Bars]) -> dict[str, Rows]:
+    """Scan rows from bars and stored facts, as a rebuild would."""
+    found = {}
+    for asset, config in made.configs.items():
+        params = flow.row_params(config, made.instruments)
+        facts = (
+            store.read_open_interest(config.traded, 0, 2**32 - 1),
+            store.read_funding(config.traded, 0, 2**32 - 1),
+            MarkSeries(*store.read_marks(config.traded, 0, 2**32 - 1)),
+        )
+        _, found[asset] = flow.scan_rows(params, flow.rows_initial(params), bars, *facts)
+    return found
+
+
+def check(store: Store, made: worlds.World, stream, messages) -> None:
+    """Tables hold the truth; messages lead to the tables, and say each second's first rows once."""
+    bars = {name: store.read_bars(name, 0, 2**40) for name in made.instruments}
+    for name, expected in worlds.true_bars(made, stream).items():
+        same_bars(bars[name], expected)
+    rows = rows_of_bars(store, made, bars)
+    seen: dict[tuple[str, int], Rows] = {}
+    firsts: dict[int, RowBatch] = {}
+    for message in messages:
+        if isinstance(message, RowBatch):
+            assert message.ts not in firsts
+            assert not firsts or message.ts > max(firsts)
+            firsts[message.ts] = message
+        if isinstance(message, RowBatch | RepairBatch):
+            for at, asset in enumerate(message.assets):
+                seen[asset, message.ts] = worlds.pick(message.rows, np.arange(at, at + 1))
+    for asset, expected in rows.items():
+        stored = store.read_rows(asset, 0, 2**40)
+        assert_equal(expected, stored)
+        for at, ts in enumerate(stored.ts.tolist()):
+            assert_equal(worlds.pick(stored, np.arange(at, at + 1)), seen[asset, ts])
+        old, _ = store.read_rows_superseded(asset, 0, 2**40)
+        for ts in np.unique(old.ts).tolist():
+            first = firsts[ts]
+            own = worlds.pick(first.rows, np.array([name == asset for name in first.assets]))
+            assert_equal(own, worlds.pick(old, np.flatnonzero(old.ts == ts)[:1]))

@@ -36,7 +36,7 @@ SNAPSHOT_BYTES_S = 1_000_000  # a larger state is stored less often: so many byt
 REMAKES = 4  # repairs between two pulls
 REMAKE_S = 1.0  # until a repair whose prints are not recorded yet is tried again
 REMAKE_S_MAX = 60.0  # after that it is done with what there is
-STALE_S = 15  # without a watermark for so long while others go on: ingest is dead
+STALE_S = 12  # without a watermark for so long while others go on: ingest is dead
 DAY_S = 86_400
 
 Assets = dict[str, AssetConfig]

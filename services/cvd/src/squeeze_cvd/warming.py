@@ -1,7 +1,7 @@
 """A state made from what is stored, where no snapshot fits: the last second of each instrument, and the stream from there.
 
-Less than a snapshot knows: prints that were open come again from the stream, and ids up to the last stored one count as
-seen, those of known holes left out.
+Less than a snapshot knows: prints that were open come again from the stream and from what was recorded, and ids up to the
+last stored one count as seen, those of known holes left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from squeezecore.adapters.bus import Bus, Delivery, StreamInfo
 from squeezecore.market import Bars, Watermark, concat, cut, empty
 from squeezecore.wire import FundingFact, InterestFact, MarkFact, RowBatch, TradeBatch
 
-LOOK_S = 3600  # for the last second with a print
+LOOK_S = 3600  # for the last second with a print, and for recorded ones after it
 FACTS_S = 40 * 86_400  # for the last open interest and funding
 BEFORE_S = 30  # feeds differ by so much in one place of the stream
 SECOND_NS = 1_000_000_000
@@ -70,6 +70,9 @@ def _warm_feed(feed: Feed, keep: Keep, last: dict[str, int], decided_s: int) -> 
                     Tear(gap.start_s, gap.end_s + 1, gap.first_id, gap.last_id, gap.cause) for gap in gaps
                 ]
         states.append(state)
+        recorded = keep.prints(name, end_s, end_s + LOOK_S)  # the stream may have lost some
+        if len(recorded.id):
+            feed.waiting.append((slot, recorded))
         feed.closed_s = max(feed.closed_s, end_s)
         later = int(np.searchsorted(bars.ts, decided_s))
         if later < len(bars.ts):
