@@ -187,6 +187,16 @@ def test_funding_is_paid_by_longs_when_the_rate_is_positive():
     assert ledger.totals.funding_usd_e8 == 0
 
 
+def test_funding_folded_again_by_its_amounts_gives_the_same_account():
+    first, second = Ledger(1_000 * USD_E8), Ledger(1_000 * USD_E8)
+    for ledger in (first, second):
+        ledger.apply(fill(BTC, Side.BUY, 60_000_000, 10**8), BTC)
+    for rate in (1_000_000, -700_001, 3):
+        second.receive_funding(first.pay_funding(BTC.id, rate, 61_000_000))
+    assert first.to_bytes() == second.to_bytes()
+    assert first.check() == second.check()
+
+
 def test_spot_is_bought_with_cash_and_never_sold_short():
     ledger = booked([fill(SPOT, Side.BUY, 10_000, 2_000)])  # 2 SOL at 100
     assert (ledger.cash_usd_e8, ledger.margin_usd_e8) == (CAPITAL - 200 * USD_E8, 200 * USD_E8)

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 
 import squeezeview
-from squeezecore.adapters import embedded, embedded_nats
-from squeezecore.market import DAY_S
+from squeezecore.adapters import embedded, embedded_nats, tradestore
+from squeezecore.exchange import Payment
+from squeezecore.market import DAY_S, Side
+from squeezecore.trading import USD_E8, Fill, Liquidity, Order, OrderState, OrderUpdate
 from support.command import Market
 from support.services import Service, started
 
@@ -214,3 +216,46 @@ def test_a_cancelled_or_killed_run_goes_on_where_it_was(market: Market, tmp_path
         whole = market.ask("backtest", "BTC", "--from", "2026-01-01", "--to", "2026-01-04", "--fresh")
         assert resumed["report"]["result_hash"] == whole["result_hash"]
         assert service.end() == 0
+
+
+# --- trading ---
+
+
+def test_an_account_is_shown_as_its_ledger_says(market: Market, reporting: Service) -> None:
+    name, asset = "binance:BTC-USDT-PERP", "BTC"
+    perp = market.store.instruments()[name]
+    base, price = 10**perp.qty_decimals, 60_000 * 10**perp.price_decimals
+
+    def fill(number: int, ts: int, side: Side, qty: int) -> Fill:
+        return Fill(
+            id=f"sf-{number}.0", order_id=f"sf-{number}", account="desk", asset=asset, instrument=name, ts=ts, side=side,
+            price=price, qty=qty, fee_usd_e8=5 * USD_E8, slippage_usd_e8=0, liquidity=Liquidity.TAKER, reason="entry",
+        )  # fmt: skip
+
+    fills = [fill(1, START, Side.BUY, 2 * base), fill(2, START + 60, Side.SELL, base // 2)]
+    orders = [
+        Order(id=f.order_id, account="desk", asset=asset, instrument=name, decided_ts=f.ts - 1, side=f.side, qty=f.qty)
+        for f in fills
+    ]
+    updates = [OrderUpdate(order_id="sf-1", ts=START, state=OrderState.FILLED)]
+    tradestore.insert_orders(market.store, "desk", orders)
+    tradestore.insert_updates(market.store, "desk", updates)
+    tradestore.insert_fills(market.store, "desk", fills)
+    tradestore.insert_payments(market.store, "desk", [Payment(instrument=name, ts=START + 30, received_usd_e8=-USD_E8)])
+    tradestore.insert_equity(market.store, "desk", {START + n: 100 * USD_E8 + n for n in range(5)})
+    assert "desk" in reporting.get("/v1/accounts").json()
+    shown = reporting.get("/v1/accounts/desk/positions").json()
+    (position,) = shown["positions"]
+    mark = (
+        int(market.store.read_rows(asset, START + 4 * DAY_S - 1, START + 4 * DAY_S).mark[0]) / 10**perp.price_decimals
+    )
+    assert (position["qty"], position["entry_price"], position["mark"]) == (1.5, 60_000, mark)
+    assert shown["equity_usd"] == pytest.approx(100_000 - 10 - 1 + 1.5 * (mark - 60_000), abs=0.01)
+    first = reporting.get("/v1/accounts/desk/orders", params={"limit": 1}).json()
+    assert [update["state"] for update in first["orders"][0]["updates"]] == ["filled"]
+    rest = reporting.get("/v1/accounts/desk/orders", params={"start": first["next"]}).json()
+    assert [order["id"] for order in first["orders"] + rest["orders"]] == ["sf-1", "sf-2"]
+    assert rest["next"] is None
+    points = reporting.get("/v1/accounts/desk/equity", params={"start": START + 3}).json()["equity"]
+    assert [point["ts"] for point in points] == [START + 3, START + 4]
+    problem(reporting.get("/v1/accounts/de.sk/fills"), 422, "account")

@@ -258,8 +258,12 @@ class Ledger:
         else:
             numerator *= int(10**-decimals)
         received = divide_half_away(numerator, denominator)
-        self._post((CASH, received), (FUNDING, -received))
+        self.receive_funding(received)
         return received
+
+    def receive_funding(self, received_usd_e8: int) -> None:
+        """Book funding whose amount is known, as who folds an account's payments again; negative: paid."""
+        self._post((CASH, received_usd_e8), (FUNDING, -received_usd_e8))
 
     def mark(self, prices: Mapping[str, int]) -> int:
         """Value positions at new marks (price scale, by instrument id) and return the equity, usd_e8."""

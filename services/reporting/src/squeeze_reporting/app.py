@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from pydantic import Field
 
-from squeeze_reporting import backtests, market
+from squeeze_reporting import backtests, market, trading
 from squeeze_reporting.runs import ENDS, Runs
 from squeezecore.adapters.service import Kit, Part, ServiceSettings, clickhouse_address
 
@@ -45,7 +45,7 @@ async def build(kit: Kit, _stack: AsyncExitStack) -> Part:
     runs = Runs(home, clickhouse_address(settings), at_once=settings.runs_at_once, log=kit.log)
     kit.registry.register(_Metrics(runs))
     router = APIRouter()
-    for part in (market.routes(kit), backtests.routes(kit, runs)):
+    for part in (market.routes(kit), trading.routes(kit), backtests.routes(kit, runs)):
         router.include_router(part)
 
     def status() -> dict[str, Any]:

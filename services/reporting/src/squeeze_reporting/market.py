@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 
 from squeeze_reporting.answers import ARROW, answer, body, second, table
-from squeezecore.adapters import explaining, operations, runner
+from squeezecore.adapters import accounts, explaining, operations, runner
 from squeezecore.adapters.assets import check_assets, find_asset
 from squeezecore.adapters.bus import Conflict
 from squeezecore.adapters.service import PAGE, PAGE_MAX, Kit, PageSize, writer
@@ -17,7 +17,7 @@ from squeezecore.errors import UsageError
 from squeezecore.market import DAY_S
 from squeezecore.spec import AssetConfig, canonical
 
-BUCKET, KEY = "config", "assets"  # where all services look for what to watch
+BUCKET, KEY = accounts.BUCKET, accounts.ASSETS
 
 Time = Annotated[str | None, Query(description="UTC: 2026-01-31, 2026-01-31T12:00:00Z, or seconds.")]
 
