@@ -214,10 +214,15 @@ class Desk:
     def warm(self, asset: str, rows: Rows) -> None:
         """Scan rows of the past, ascending; nothing is decided about them."""
         if asset in self._lanes and len(rows.ts):
-            lane = self._lanes[asset]
+            self.warm_one(asset, rows)
+            self.begin(int(rows.ts[-1]))
+
+    def warm_one(self, asset: str, rows: Rows) -> None:
+        """Scan the past of an asset that joins while others go on; its rows end where theirs do."""
+        lane = self._lanes[asset]
+        if len(rows.ts):
             lane.take(self.params, rows)
             lane.forget()
-            self.begin(int(rows.ts[-1]))
 
     def begin(self, ts: int) -> None:
         """Leave seconds up to `ts` undecided for good: the first to be decided comes after it."""
@@ -277,6 +282,11 @@ class Desk:
         if standing is None or self._ordered_ts >= self._standing_ts:
             return True
         return bool(standing.holdings or standing.open_orders)
+
+    @property
+    def params_after(self) -> SqueezeParams:
+        """Return the parameters that hold once all swaps that are known are done."""
+        return self._swaps[-1][1] if self._swaps else self.params
 
     @property
     def waits(self) -> bool:
