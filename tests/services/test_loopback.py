@@ -5,21 +5,28 @@ import datetime as dt
 import gzip
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from picows import WSCloseCode, WSHandshakeError, ws_connect
 
 from squeezecore.adapters.loopback import MAX, Loopback, Options, main, serve, source_of
 from squeezecore.adapters.loopback_faults import KINDS, parse_faults
+from squeezecore.adapters.loopback_frames import Template, frames_from, merge
 from squeezecore.adapters.loopback_recording import Recorder, read_lines, recorded_files
+from squeezecore.adapters.loopback_replay import Recorded
 from squeezecore.adapters.loopback_rest import Weights
 from squeezecore.adapters.loopback_sockets import LIMITS, Limits
 from squeezecore.adapters.loopback_source import NS, SECTIONS, Query
@@ -919,3 +926,140 @@ def test_who_does_not_read_in_real_time_is_dropped() -> None:
                     await asyncio.sleep(0)
 
     asyncio.run(run())
+
+
+# -- laws of the parts -------------------------------------------------------------------------------------------------
+
+
+def unframed(blob: bytes) -> list[bytes]:
+    """Read a server's WebSocket frames as RFC 6455 has them."""
+    texts, at = [], 0
+    while at < len(blob):
+        assert blob[at] == 0x81
+        length, at = blob[at + 1], at + 2
+        if length >= 126:
+            wide = 2 if length == 126 else 8
+            length, at = int.from_bytes(blob[at : at + wide]), at + wide
+        texts.append(blob[at : at + length])
+        at += length
+    return texts
+
+
+TEXTS = st.sampled_from([b"{}", b"x" * 125, b"y" * 126, b"z" * 65_535, b"w" * 65_536]) | st.binary(
+    min_size=1, max_size=9
+)
+STREAM = st.lists(st.tuples(st.integers(0, 5), TEXTS), max_size=6).map(
+    lambda rows: sorted(rows, key=lambda row: row[0])
+)
+
+
+@given(st.lists(STREAM, max_size=4), st.sampled_from(["bare", "combined", "recorded"]))
+def test_streams_are_merged_by_time_and_framed(streams: list[list[tuple[int, bytes]]], form: Any) -> None:
+    parts = [
+        (f"s{n}@trade", frames_from([text for _, text in rows], [at for at, _ in rows]))
+        for n, rows in enumerate(streams)
+    ]
+    sent = merge(parts, form)
+    rows = [(at, n, text) for n, stream in enumerate(streams) for at, text in stream]
+    wanted = [
+        b'{"stream":"s%d@trade","data":%s}' % (n, text) if form == "combined" else text
+        for _, n, text in sorted(rows, key=lambda row: row[:2])
+    ]
+    assert unframed(sent.blob.tobytes()) == wanted
+    assert sent.at_ns.tolist() == sorted(at for at, _, _ in rows)
+    if wanted:
+        assert sent.end[-1] == sent.blob.size
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.booleans()), max_size=5))
+def test_a_template_writes_numbers_exactly(rows: list[tuple[int, int, bool]]) -> None:
+    columns = {"id": [row[0] for row in rows], "price": [row[1] for row in rows], "sell": [row[2] for row in rows]}
+    blob, end = Template("[<id>|<price:8>|<price:0>|<sell?>]").write(columns)
+    wanted = [f"[{a}|{b // 10**8}.{b % 10**8:08}|{b}|{'true' if c else 'false'}]".encode() for a, b, c in rows]
+    assert blob.tobytes() == b"".join(wanted)
+    assert end.tolist() == np.cumsum([len(text) for text in wanted]).astype(int).tolist()
+
+
+FRAME = st.tuples(st.sampled_from(["spot", "linear", "linear:openInterest"]), st.binary(min_size=1, max_size=30))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), FRAME, st.booleans()), max_size=20))
+def test_any_frame_is_read_as_it_was_recorded(rows: list[tuple[int, tuple[str, bytes], bool]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        recorder = Recorder(Path(directory))
+        for hours, (section, frame), flushed in rows:
+            recorder.write(section, (NOON + hours * 3600) * NS, frame)
+            if flushed:
+                recorder.flush()
+        recorder.close()
+        lines = []
+        if rows:
+            lines = [
+                (line.section, line.frame) for file in recorded_files(Path(directory)) for line in read_lines(file)
+            ]
+    assert sorted(lines) == sorted(row[1] for row in rows)
+
+
+def test_what_did_not_fit_on_a_full_disk_is_written_later(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    recorder.write("spot", NOON * NS, b'{"n":1}')
+    recorder.flush()
+    (path,) = tmp_path.glob("*.gz")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+    try:
+        recorder.write("spot", NOON * NS + 1, os.urandom(999).hex().encode())
+        with pytest.raises(OSError, match="too large"):
+            recorder.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    recorder.write("spot", NOON * NS + 2, b'{"n":3}')
+    recorder.close()
+    lines = sorted(line for file in recorded_files(tmp_path) for line in read_lines(file))
+    assert [len(line.frame) for line in lines] == [7, 1998, 7]  # nothing is lost, the second file holds the rest
+
+
+def test_a_big_recording_is_not_read_whole_for_one_id(tmp_path: Path) -> None:
+    source = Simulated(QUIET)
+    recorder = Recorder(tmp_path)
+    for hour in range(4):
+        start_s = NOON + hour * 3600
+        for part in source.frames("linear", "dogeusdt@trade", start_s * NS, (start_s + 2) * NS):
+            for at_ns, text in zip(part.at_ns.tolist(), part.texts(), strict=True):
+                recorder.write("linear", at_ns, text)
+    recorder.close()
+    replay = Recorded(tmp_path)
+    wanted = replay.truth("linear", "DOGEUSDT", False, Query(until_ns=(NOON + 4 * 3600) * NS, from_id=0)) or []
+    assert len(wanted) > 8
+    lone = Recorded(tmp_path)
+    last = json.loads(wanted[-2])["t"]
+    rows = json.loads(lone.prints("linear", "DOGEUSDT", False, Query(until_ns=2**62, from_id=last, limit=1)) or b"")
+    assert [row["id"] for row in rows] == [last]
+    assert lone.truth("linear", "DOGEUSDT", False, Query(until_ns=2**62, limit=3)) == wanted[-3:]
+    middle = NOON + 3600
+    found = lone.truth("linear", "DOGEUSDT", False, Query(2**62, 1000, None, middle * NS, (middle + 2) * NS))
+    assert found == [text for text in wanted if middle * 1000 <= json.loads(text)["T"] <= (middle + 2) * 1000]
+    assert lone.resumes_ns((NOON + 10) * NS) == (NOON + 10) * NS
+    assert lone.resumes_ns((NOON + 9 * 3600) * NS) == (NOON + 9 * 3600) * NS
+
+
+def test_an_own_clock_passes_over_hours_without_a_frame(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    texts = [b'{"e":"trade","T":1,"s":"BTCUSDT","t":%d,"p":"1","q":"1","m":true}' % n for n in range(2)]
+    for n, text in enumerate(texts):
+        recorder.write("spot", (NOON + n * 30 * DAY_S) * NS, text)
+    recorder.close()
+
+    async def run() -> list[bytes]:
+        async with serve(f"replay:{tmp_path}", Options(speed=2.0)) as exchange, connected(url(exchange, "spot")) as one:
+            await one.ask("SUBSCRIBE", [stream("spot", "trade")])
+            exchange.go_on((NOON + 1) * NS)
+            await hear_all(exchange, one)
+            exchange.sent_ns = (NOON + 4 * 3600) * NS  # as if hours had gone by
+            exchange.go_on(None)
+            await hear_all(exchange, one)
+            return one.heard
+
+    assert asyncio.run(run()) == texts

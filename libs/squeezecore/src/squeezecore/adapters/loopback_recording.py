@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import datetime as dt
 import json
 import os
@@ -74,7 +75,7 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Bring what was taken to the file, as one gzip member; on an error the file is as it was and the lines are kept."""
+        """Bring what was taken to the file, as one gzip member; on an error the lines are kept for another file."""
         if not self._lines:
             return
         if self._file is None:
@@ -84,8 +85,10 @@ class Recorder:
         try:
             _write_all(self._file, member)
         except OSError:
-            os.ftruncate(self._file, self._size)
-            os.lseek(self._file, self._size, os.SEEK_SET)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._size)  # a part of a member would hide what follows it
+            os.close(self._file)
+            self._file = None
             raise
         self._size += len(member)
         self._lines, self._bytes = [], 0
