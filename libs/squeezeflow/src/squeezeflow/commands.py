@@ -500,7 +500,7 @@ def up(
         typer.Option("--assets", help="An assets file to put in force; without it what was watched before."),
     ] = None,
     account: Annotated[str, typer.Option(help="The name of the paper account.")] = "paper",
-    capital: Annotated[float, typer.Option(help="USD that a new paper account begins with.")] = 100_000.0,
+    capital: Annotated[int, typer.Option(help="USD that a new paper account begins with.")] = 100_000,
     port: Annotated[
         int | None,
         typer.Option(

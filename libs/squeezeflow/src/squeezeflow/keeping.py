@@ -132,7 +132,8 @@ class Child:
             if len(self._starts) == STARTS_A_MINUTE:
                 wait_s = max(wait_s, self._starts[0] + 60.0 - loop.time())
             sight.state = "RESTARTING"
-            self._tell(f"{sight.name} ended ({_end(code)}), it is started again in {wait_s:.1f} s: {sight.error}")
+            why = f": {sight.error}" if code >= 0 else ""
+            self._tell(f"{sight.name} ended ({_end(code)}), it is started again in {wait_s:.1f} s{why}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
@@ -164,8 +165,8 @@ class Child:
         return code
 
     def _why(self, code: int) -> str:
-        """Return the last line that a program said, or how it ended."""
-        for line in reversed(self.log.last):
+        """Return the last line that a program said; of one that was killed, by what."""
+        for line in reversed(self.log.last if code >= 0 else ()):
             if not line.startswith(" "):
                 return line.removeprefix("error: ")[:300]
         return _end(code)

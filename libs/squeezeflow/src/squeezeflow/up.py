@@ -40,6 +40,7 @@ GRACE_S = 10.0  # how long the servers stay when we were killed
 HISTORY_DAYS = 2  # whole days before today, so that a simulated market finds the strategy warm
 INGEST_S_MAX = 10.0  # how long the end of the history waits for the first feed
 SPEED_MAX = 100_000
+CAPITAL_USD = (100, 1_000_000_000)
 SOURCE_KEY = "up.source"  # whose market the store holds
 CONFIG_KEY = "assets"  # of the bus's bucket `config`: what the services watch
 
@@ -66,7 +67,7 @@ class Request:
     record: Path | None = None
     assets: Path | None = None
     account: str = "paper"
-    capital_usd: float = 100_000.0
+    capital_usd: int = 100_000
     port: int | None = None
     without: tuple[str, ...] = ()
 
@@ -105,10 +106,11 @@ def check(request: Request) -> None:
             raise UsageError(f"--speed was {request.speed!r}: write a number above 0 up to {SPEED_MAX}, or max")
     if request.source.kind == "live" and request.speed != "1":
         raise UsageError(f"--speed was {request.speed}, live markets have the speed 1: leave it out")
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", request.account):
-        raise UsageError(f"--account was {request.account!r}, allowed are 64 of A-Z a-z 0-9 - _: rename it")
-    if not 1 <= request.capital_usd <= 1e12:
-        raise UsageError(f"--capital was {request.capital_usd:g} USD, the limits are 1 and 1e12")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", request.account):
+        raise UsageError(f"--account was {request.account!r}, allowed are 32 of A-Z a-z 0-9 - _: rename it")
+    low, high = CAPITAL_USD
+    if not low <= request.capital_usd <= high:
+        raise UsageError(f"--capital was {request.capital_usd} USD, the limits are {low} and {high}")
     if request.port is not None and not 1024 <= request.port <= 65_535 - len(SERVICES):
         raise UsageError(f"--port was {request.port}, the limits are 1024 and {65_535 - len(SERVICES)}")
     for name in request.without:
@@ -397,10 +399,10 @@ class _Up:
             settings["SQUEEZE_ENDPOINTS"] = str(endpoints)
         if name == "ingest" and request.record is not None:
             settings["SQUEEZE_RECORD"] = str(request.record.expanduser().absolute())
-        if name in {"strategy", "executor", "reporting"}:
-            settings["SQUEEZE_ACCOUNT"] = request.account
         if name in {"strategy", "executor"}:
-            settings["SQUEEZE_CAPITAL_USD"] = f"{request.capital_usd:g}"
+            settings["SQUEEZE_ACCOUNT"] = request.account
+        if name == "executor":
+            settings["SQUEEZE_CAPITAL_USD"] = str(request.capital_usd)
         return settings
 
     def _environment(self) -> dict[str, str]:
