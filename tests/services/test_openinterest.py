@@ -361,3 +361,22 @@ async def test_what_the_store_has_of_a_slow_source_holds_for_its_interval(bed):
     for back, value in ((3_900, 1), (3_601, 1), (3_600, 2), (3_450, 2), (900, 11), (601, 11)):
         assert bed.poller.facts[PERP.id].ring.at(START_S - back, 120) == value * 10**8
     assert bed.poller.facts[PERP.id].ring.at(START_S - 3_901, 120) is None
+
+
+@pytest.mark.parametrize("set_by_s", [-86_400, -3_600, 3_600, 400 * 86_400])
+def test_a_clock_that_somebody_sets_moves_no_fact(set_by_s):
+    @polled
+    async def check(bed):
+        await begin(bed, PERP, COIN)
+        await asyncio.sleep(61)
+        bed.wall.set_by_s = set_by_s
+        await asyncio.sleep(300)
+        bed.wall.set_by_s = 0
+        await asyncio.sleep(100)
+        for instrument in (PERP, COIN):
+            known = [fact.known_at for fact in await bed.facts(InterestFact) if fact.instrument == instrument.id]
+            assert START_S <= known[0] < known[-1] <= START_S + 461
+            assert {b - a for a, b in itertools.pairwise(known)} <= {9, 10, 11, *range(12, 21)}
+        assert bed.poller.facts.summary("BTC", bed.poller.now_s).all.missing == ()
+
+    check()

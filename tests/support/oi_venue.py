@@ -101,19 +101,32 @@ class Tally:
 NOTHING = Past(empty(OpenInterestSeries), empty(FundingSeries))
 
 
+class Wall:
+    """This machine's clock, which somebody may set."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self.set_by_s = 0
+
+    def now_ns(self) -> int:
+        """Return what it shows."""
+        return self._clock.now_ns() + self.set_by_s * 10**9
+
+
 class Bed:
     """A poller over the bus in memory, in virtual time."""
 
     def __init__(self, params: Params | None = None) -> None:
         self.loop = VirtualLoop()
         self.clock = VirtualClock(self.loop, START_S * 10**9)
+        self.wall = Wall(self.clock)
         self.server = MemServer(self.clock.now_ns)
         self.bus = self.server.connect()
         self.venue = ScriptedVenue(lambda: self.clock.now_ns() / 1e9)
         self.tally = Tally()
         self.past: dict[str, Past] = {}
         self.poller = Poller(
-            self.bus, self.clock, self.venue, self._history, params or Params(), self.tally,
+            self.bus, self.wall, self.venue, self._history, params or Params(), self.tally,
             structlog.get_logger(), lambda _venue, section: PLACES[section.name],
         )  # fmt: skip
 
