@@ -57,6 +57,7 @@ class Cvd:
         self.flow = Flow(stream)
         self.state = "STARTING"
         self.messages = 0
+        self.decided_s = -1  # rows before this second are published and stored
         self.published = 0  # seconds of rows
         self.repaired = 0  # rows
         self.last_error = ""
@@ -90,6 +91,7 @@ class Cvd:
             self.messages += len(deliveries)
             self.flow.decide()
             busy = await self._carry_out()
+            self.decided_s = self.flow.decided_s
             busy = await self._remake() or busy
             await self._snapshot(reader, busy=busy)
             self.lag = await reader.lag() if deliveries else 0
@@ -309,7 +311,7 @@ class Cvd:
         state = self.state
         if state == "RUNNING" and waits:
             state = f"WAITING FOR {', '.join(waits)}"
-        decided_s = self.flow.decided_s
+        decided_s = self.decided_s
         behind = self._kit.clock.now_ns() / SECOND_NS - decided_s if decided_s >= 0 else None
         return {
             "state": state,
@@ -319,6 +321,7 @@ class Cvd:
             "errors": self.flow.counts["strange"],
             "last_error": self.last_error,
             "decided_s": decided_s,
+            "stream_seq": self._stored_seq,  # the last message that a restart will not see again
             "seconds": self.published,
             "repaired": self.repaired,
             "remakes": len(self.flow.remakes),
