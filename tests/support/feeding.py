@@ -303,7 +303,7 @@ async def heard(bus: Bus) -> Heard:
     messages: list[Any] = []
     seq = 0
     while seq < last_seq:
-        for delivery in await reader.pull(1000, 0.0):
+        for delivery in await reader.pull(1000, 0.5):
             messages.append(delivery.message)
             seq = delivery.seq
     await reader.close()

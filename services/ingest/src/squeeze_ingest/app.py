@@ -20,6 +20,7 @@ from squeeze_ingest.links import Connect, connector
 from squeeze_ingest.places import Places
 from squeeze_ingest.recorder import Recorder
 from squeeze_ingest.rest import Fetch, fetcher
+from squeeze_ingest.tapping import Tap
 from squeezecore.adapters.service import Kit, Part, ServiceSettings, writer
 from squeezecore.errors import SqueezeError
 from squeezecore.venues import Feed as Stream
@@ -49,10 +50,10 @@ class Settings(ServiceSettings):
 class Ingest:
     """The service: feeds, and the recorder beside them."""
 
-    def __init__(self, kit: Kit, fleet: Fleet, recorder: Recorder | None) -> None:
+    def __init__(self, fleet: Fleet, recorder: Recorder | None, tap: Tap | None) -> None:
         self.fleet = fleet
         self.recorder = recorder
-        self._log = kit.log
+        self.tap = tap
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -60,6 +61,8 @@ class Ingest:
             tasks.create_task(self.fleet.run())
             if self.recorder is not None:
                 tasks.create_task(self.recorder.run())
+            if self.tap is not None:
+                tasks.create_task(self.tap.run())
 
     async def ready(self) -> None:
         """Raise while nothing can come: no assets yet, or no feed up."""
@@ -77,6 +80,8 @@ class Ingest:
         reasons += [f"{what}: {why}" for what, why in self.fleet.waiting.items()]
         if self.recorder is not None and self.recorder.last_error:
             reasons.append(f"recorder: {self.recorder.last_error}")
+        if self.tap is not None and self.tap.last_error:
+            reasons.append(f"recording: {self.tap.last_error}")
         states = {feed.state for feed in feeds}
         return {
             "state": "WAITING" if not feeds else states.pop() if len(states) == 1 else "DEGRADED",
@@ -115,6 +120,10 @@ class _Metrics(Collector):
         recorded, failed = (0, 0) if recorder is None else (recorder.recorded, recorder.errors)
         yield CounterMetricFamily("squeezeflow_ingest_recorded_trades", "Prints written to the store.", value=recorded)
         yield CounterMetricFamily("squeezeflow_ingest_recorder_errors", "Times that the recorder failed.", value=failed)
+        tap = self._ingest.tap
+        taken, left_out = (0, 0) if tap is None else (tap.recorded, tap.left_out)
+        yield CounterMetricFamily("squeezeflow_ingest_raw_frames", "Raw frames recorded.", value=taken)
+        yield CounterMetricFamily("squeezeflow_ingest_raw_frames_left_out", "Frames not recorded.", value=left_out)
 
 
 def _or_nan(value: float | None) -> float:
@@ -183,6 +192,7 @@ async def build(kit: Kit, stack: AsyncExitStack, *, connect: Connect | None = No
     settings: Settings = kit.settings
     if fetch is None:
         fetch = fetcher(await stack.enter_async_context(httpx.AsyncClient(trust_env=False, follow_redirects=False)))
+    tap = None if settings.record is None else Tap(settings.record, kit.log)
     fleet = Fleet(
         kit,
         places=Places(settings.endpoints),
@@ -190,8 +200,9 @@ async def build(kit: Kit, stack: AsyncExitStack, *, connect: Connect | None = No
         fetch=fetch,
         stream=Stream(settings.trade_stream),
         instance=settings.instance,
+        record=None if tap is None else tap.take,
     )
     recorder = Recorder(kit, kit.store, settings.instance) if settings.recorder and kit.store is not None else None
-    ingest = Ingest(kit, fleet, recorder)
+    ingest = Ingest(fleet, recorder, tap)
     kit.registry.register(_Metrics(ingest))
     return Part(run=ingest.run, router=_router(ingest), probes={"feeds": ingest.ready}, status=ingest.status)
