@@ -555,3 +555,25 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
     show.answer(found, as_json, picture)
     if not found.well:
         raise typer.Exit(1)
+
+
+@app.command()
+def parity(
+    context: typer.Context,
+    date: Annotated[str, typer.Option("--date", help="The UTC day, 2026-01-31.")],
+    account: Annotated[str, typer.Option(help="The paper account.")] = "paper",
+    as_json: Json = False,
+) -> None:
+    """Prove a stored day of live trading again, from the rows it saw and the prints it recorded; print the certificate.
+
+    Ends with exit code 1 where anything differs, and names the first place; with 42 where the day is not there, or nothing
+    of it can be compared.
+    """
+    from squeezecore.adapters import parity as proving  # noqa: PLC0415
+
+    request = proving.ParityRequest(day=day(date, "--date"), account=account)
+    with _store(context) as store, show.progress(as_json) as progress:
+        certificate = proving.parity(store, request, progress)
+    show.answer(certificate, as_json, results.certificate)
+    if certificate.verdict != proving.EQUAL:
+        raise typer.Exit(1 if certificate.verdict == proving.DIFFERENT else 42)

@@ -247,3 +247,41 @@ def _in_unit(value: float, unit: str) -> str:
         return f"{100 * value:.2f} %"
     suffix = {"usd": " USD", "bps": " bp"}.get(unit, "")
     return f"{value:,.0f}" if unit == "count" else f"{value:,.2f}{suffix}"
+
+
+_VERDICTS = {
+    "equal": ("equal", "green"),
+    "different": ("DIFFERENT", "red"),
+    "unproved": ("nothing could be compared", "yellow"),
+}
+
+
+def certificate(found: Any) -> None:
+    """Show what a day of live trading came to when it was proved again."""
+    word, colour = _VERDICTS[found.verdict]
+    seconds = f"{clock(found.from_ts)} to {clock(found.until_ts)}, {found.seconds:,} seconds of rows, {found.repaired} repaired since"
+    pairs(
+        f"Certificate: account {found.account}, {found.day}",
+        [
+            ("verdict", f"[{colour}]{word}[/]"),
+            ("trading", seconds if found.until_ts else "not looked at"),
+            ("code", f"{found.code_version[:12]}, live {', '.join(code[:12] for code in found.live_code_versions) or 'unknown'}"),
+            ("parameters", f"{', '.join(name[:12] for name in found.params_hashes) or 'no signal'}, plan {found.plan_hash[:12]}"),
+        ],
+    )  # fmt: skip
+    made = table("", "what", "compared", "stored", "again", "result", right=("compared",))
+    for proof in found.proofs:
+        result = {True: "equal", False: "DIFFERENT", None: "not proved"}[proof.equal]
+        made.add_row(proof.what, f"{proof.count:,}", proof.stored_hash[:16], proof.again_hash[:16], result)
+    out.print(made)
+    for proof in found.proofs:
+        if proof.difference is not None:
+            place = proof.difference
+            out.print(f"{proof.what} part at {clock(place.ts)} (second {place.ts}), {place.name}:", style="red")
+            out.print(f"  stored {place.stored}\n  again  {place.again}", markup=False, soft_wrap=True)
+    notes: dict[str, list[str]] = {}
+    for proof in found.proofs:
+        if proof.note:
+            notes.setdefault(proof.note, []).append(proof.what)
+    for note, what in notes.items():
+        out.print(f"note: {', '.join(what)}: {note}", style="yellow", soft_wrap=True)
