@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from picows import WSCloseCode, WSHandshakeError, ws_connect
 
-from squeezecore.adapters.loopback import MAX, Loopback, Options, main, serve, source_of
+from squeezecore.adapters.loopback import MAX, Loopback, Options, main, rest_limits, serve, source_of
 from squeezecore.adapters.loopback_faults import KINDS, parse_faults
 from squeezecore.adapters.loopback_frames import Template, frames_from, merge
 from squeezecore.adapters.loopback_recording import Recorder, read_lines, recorded_files
@@ -499,6 +499,36 @@ def test_the_used_weight_is_told_and_too_much_is_refused() -> None:
                 assert int(second.headers["Retry-After"]) > 0
 
     asyncio.run(run())
+
+
+def test_weights_are_of_the_venues_own_minutes() -> None:
+    def limit(speed: float) -> int:
+        return rest_limits(Options(speed=speed))["spot"].weight_per_minute
+
+    assert (limit(1), limit(10), limit(MAX)) == (6_000, 60_000, 0)
+
+
+def test_a_machine_that_slept_finds_its_connections_gone_and_no_flood() -> None:
+    async def run() -> None:
+        async with serve("sim:7") as exchange, connected(url(exchange, "spot")) as client:
+            await client.ask("SUBSCRIBE", [stream("spot", "trade")])
+            exchange.sent_ns -= 3_600 * NS
+            await client.until(client.gone.is_set)
+            assert len(client.heard) < 1_000
+
+    asyncio.run(run())
+
+
+def test_what_ends_the_clock_is_not_silent() -> None:
+    async def run() -> None:
+        async with serve("sim:7", a_while(5)) as exchange:
+            exchange.source = None  # type: ignore[assignment]  # whatever goes wrong within
+            exchange._changed.set()
+            async with connected(url(exchange, "spot", "/ws/btcusdt@trade")):
+                await asyncio.wait(exchange.loops, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+
+    with pytest.raises(AttributeError):
+        asyncio.run(run())
 
 
 # -- recordings --------------------------------------------------------------------------------------------------------

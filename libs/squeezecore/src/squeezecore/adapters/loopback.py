@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 from picows import WSUpgradeRequest, WSUpgradeResponse, WSUpgradeResponseWithListener, ws_create_server
 
 from squeezecore.adapters.loopback_faults import (
@@ -50,6 +51,7 @@ _TICK_S = 0.02  # how often frames leave in real time
 _STEP_NS = NS  # of the venue's time, sent at once at other speeds
 _LATENCY_NS = 10_000_000  # a message is on its way for so long in real time
 _AHEAD_NS = 300 * NS  # the next stretch is prepared so long before it begins
+_SLEPT_NS = 60 * NS
 _PARENT_S = 0.5
 
 
@@ -91,6 +93,7 @@ class Loopback:
         self.sent_ns = start_ns if start_ns is not None else time.time_ns() - _LATENCY_NS  # all before it has been sent
         self.began_ns = self.sent_ns
         self._until_ns = min((t for t in (options.until_ns, source.end_ns) if t is not None), default=None)
+        self.loops: list[asyncio.Task[None]] = []  # that never end by themselves
         self._began: tuple[float, int] | None = None
         self._frames_before = 0
         self._ready: dict[tuple[str, str], int] = {}  # stream → the stretch up to which it has been prepared
@@ -217,6 +220,10 @@ class Loopback:
 
     async def _advance(self, target_ns: int) -> None:
         """Send everything up to a time, a step at once; at other speeds than real time wait for whoever is slow."""
+        if not self._own_clock and target_ns - self.sent_ns > _SLEPT_NS:
+            self.sent_ns = target_ns  # this machine slept, or its clock jumped: no connection outlives that
+            for connection in list(self.connections):
+                connection.abort()
         while self.sent_ns < target_ns:
             start_ns, self.sent_ns = self.sent_ns, min(target_ns, self.sent_ns + _STEP_NS)
             for connection in sorted(self.connections, key=lambda one: (one.section, one.number)):
@@ -244,9 +251,22 @@ class Loopback:
         self._wanted.add((section, stream))
         return False
 
+    def start(self) -> None:
+        """Start the loops that live as long as the exchange."""
+        self.loops = [asyncio.create_task(self.run())]
+        if not self._own_clock:
+            self.loops.append(asyncio.create_task(self.prepare()))
+
+    def check(self) -> None:
+        """Raise what ended a loop that should never end; it must not go unseen."""
+        for loop in self.loops:
+            if loop.done():
+                loop.result()
+
     async def prepare(self) -> None:
         """Keep subscribed streams prepared in real time, in another thread: nobody waits while a day is counted."""
-        while not self._own_clock:
+        while True:
+            await asyncio.sleep(_TICK_S)
             soon_ns = time.time_ns() + _AHEAD_NS
             stretch = soon_ns // (STRETCH_S * NS)
             for section, stream in [*self._wanted, *(one for one, made in self._ready.items() if made < stretch)]:
@@ -254,7 +274,6 @@ class Loopback:
                     await asyncio.to_thread(self.source.prepare, section, stream, at_ns)
                 self._ready[section, stream] = stretch
                 self._wanted.discard((section, stream))
-            await asyncio.sleep(_TICK_S)
 
 
 @asynccontextmanager
@@ -266,7 +285,9 @@ async def serve(source: Source | str, options: Options | None = None) -> AsyncIt
     """
     options = options or Options()
     exchange = Loopback(source_of(source) if isinstance(source, str) else source, options)
-    rest = Rest(exchange.source, options.limits, exchange.now_ns, exchange.status, exchange.trouble, exchange.go_on)
+    rest = Rest(
+        exchange.source, rest_limits(options), exchange.now_ns, exchange.status, exchange.trouble, exchange.go_on
+    )
     sockets = await ws_create_server(
         exchange.accept, HOST, options.port, enable_auto_pong=False, websocket_handshake_timeout=5
     )
@@ -282,12 +303,10 @@ async def serve(source: Source | str, options: Options | None = None) -> AsyncIt
         http = await asyncio.start_server(answer, HOST, options.rest_port)
         exchange.port = sockets.sockets[0].getsockname()[1]
         exchange.rest_port = http.sockets[0].getsockname()[1]
-        loops = [asyncio.create_task(exchange.run()), asyncio.create_task(exchange.prepare())]
-        tasks.update(loops)
+        exchange.start()
+        tasks.update(exchange.loops)
         yield exchange
-        for loop in loops:
-            if loop.done():
-                loop.result()  # what failed must not go unseen
+        exchange.check()
     finally:
         for server in (sockets, http):
             if server is not None:
@@ -298,6 +317,18 @@ async def serve(source: Source | str, options: Options | None = None) -> AsyncIt
         for connection in list(exchange.connections):
             connection.abort()
         await asyncio.sleep(0)  # so that they hear of it
+
+
+def rest_limits(options: Options) -> Mapping[str, Limits]:
+    """Return what REST allows: in a minute of the venue's clock as much as in a real one, at `MAX` whatever is asked."""
+    if options.speed == 1:
+        return options.limits
+    return {
+        section: replace(
+            limits, weight_per_minute=0 if options.speed == MAX else round(limits.weight_per_minute * options.speed)
+        )
+        for section, limits in options.limits.items()
+    }
 
 
 def source_of(text: str, assets: tuple[str, ...] = tuple(PROFILES), kind: str = "squeeze", clones: int = 0) -> Source:
@@ -429,6 +460,7 @@ async def _main(asked: _Asked) -> None:
         sys.stdout.write(json.dumps(exchange.endpoints) + "\n")
         sys.stdout.flush()
         while not stop.is_set() and os.getppid() == parent:
+            exchange.check()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _PARENT_S)
 
