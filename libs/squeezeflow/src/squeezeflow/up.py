@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import msgspec
+import numpy as np
 
 from squeezecore.adapters import bus, embedded, embedded_nats, operations, supervisor
 from squeezecore.adapters.assets import load_assets
@@ -571,7 +572,9 @@ def fill_today(store: Store, seed: int, assets: Sequence[str], now_s: int) -> in
     for asset in assets:
         for day in simulator.simulate_rows(world, asset):
             for name, bars in day.bars.items():
-                store.insert_bars(name, cut(bars, 0, int((bars.ts < now_s).sum())))
+                none = np.full_like(bars.first_id, -1)  # they number prints, the feed aggregates: not to be compared
+                bare = bars._replace(first_id=none, last_id=none, id_kind=np.zeros_like(bars.id_kind))
+                store.insert_bars(name, cut(bare, 0, int((bars.ts < now_s).sum())))
             interest, funding = day.open_interest, day.funding
             store.insert_open_interest(known[asset].traded, cut(interest, 0, int((interest.known_at < now_s).sum())))
             store.insert_funding(known[asset].traded, cut(funding, 0, int((funding.known_at < now_s).sum())))
