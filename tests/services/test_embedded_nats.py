@@ -124,6 +124,7 @@ def test_a_killed_keeper_takes_its_server_along_and_the_next_client_starts_anew(
     with embedded_nats.open_nats(home) as server:
         publish(server.url, 0, 5)
         os.kill(server.keeper_pid, signal.SIGKILL)
+        wait_for(lambda: not embedded_nats._is_locked(home, "keeper.lock"))
         with embedded_nats.open_nats(home) as again:
             assert again.keeper_pid != server.keeper_pid
             assert again.port == server.port
