@@ -28,6 +28,7 @@ class Place(NamedTuple):
     trade_created: str | None = None
     facts_seq: int = 0
     facts_created: str | None = None
+    sent: tuple[str, ...] = ()  # orders that went out and are not in the state: a restart was redoing what it had done
 
 
 class Records:

@@ -115,6 +115,7 @@ class Executor:
         self._use(self._machine(assets))
         if found is not None:
             self._place, data = found
+            self._sent_before.update(self._place.sent)
             self.settling.restore(data)
             held = {one.asset: name for name, one in self.settling.account.exchange.ledger.positions.items()}
             if held.keys() - assets.keys():  # no longer wanted, and not yet left
@@ -296,6 +297,7 @@ class Executor:
             settling.account.kill_switch = self.switchboard.kill_switch
         for order in settling.judge(self._sent_before, self._until_ts):
             await self._send(order)
+            self._sent_before.discard(order.id)
         happened = settling.account.take()
         self._note(happened)
         if happened.updates and settling.settled_ts >= self._until_ts:
@@ -392,7 +394,8 @@ class Executor:
         """Have the state stored, after all records before it."""
         if self._snapshots and self._snapshots[-1][0] % DAY_S:
             self._snapshots.pop()
-        self._snapshots.append((ts, self._place, self.settling.to_bytes()))
+        place = self._place._replace(sent=tuple(sorted(self._sent_before)))
+        self._snapshots.append((ts, place, self.settling.to_bytes()))
         self._to_store.set()
 
     async def _store_all(self) -> None:

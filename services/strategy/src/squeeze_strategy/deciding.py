@@ -116,6 +116,9 @@ class Strategy:
         if said is not None and isinstance(said.message, Decided):
             self._until_ts = said.message.ts
         self._place = self._place._replace(flow_created=flow.created, trade_created=trade.created)
+        if not fits:  # from here on there is always one to go on from
+            state = self.desk.to_bytes()
+            await self._kit.in_thread(self._keep.put_snapshot, self.desk.decided_ts + 1, self._place, state)
         if self.desk.decided_ts > self._until_ts:
             await self._bus.publish(Decided(account=self.account, ts=self.desk.decided_ts))
             self._until_ts = self.desk.decided_ts
@@ -166,6 +169,7 @@ class Strategy:
             rows = [_Row(each.message, each.seq) for each in deliveries if isinstance(each.message, RowBatch)]
             if not after or (rows and rows[0].batch.ts <= newest + 1):
                 self._incoming.extend(rows)
+                self._place = self._place._replace(flow_seq=after)
                 return reader
             back *= 4
 
@@ -178,7 +182,7 @@ class Strategy:
         """Hear the account's standings: from the snapshot's place on, or only the last."""
         subject = f"trade.v1.clock.{self.account}"
         name = f"strategy-{self.account}-clocks"
-        if self._place.trade_created == created and self._place.trade_seq:
+        if self._place.trade_created == created:
             return await self._bus.read("TRADE", (subject,), name, self._place.trade_seq, created=created)
         last = await self._bus.last(subject)
         if last is None:
