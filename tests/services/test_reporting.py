@@ -71,17 +71,17 @@ def ended(service: Service, run_id: str) -> Any:
 
 def test_rows_come_in_pages_as_json_and_as_arrow(market: Market, reporting: Service) -> None:
     path = "/v1/assets/btc/rows"
-    first = reporting.get(path, params={"start": "2026-01-02", "end": "2026-01-02T00:10:00Z", "limit": 400}).json()
+    first = reporting.get(path, params={"from": "2026-01-02", "to": "2026-01-02T00:10:00Z", "limit": 400}).json()
     assert first["instrument"] == "binance:BTC-USDT-PERP"
     assert [row["ts"] for row in first["rows"]] == list(range(START + DAY_S, START + DAY_S + 400))
-    rest = reporting.get(path, params={"start": first["next"], "end": first["end"], "limit": 400}).json()
+    rest = reporting.get(path, params={"from": first["next"], "to": first["to"], "limit": 400}).json()
     assert len(rest["rows"]) == 200
     assert rest["next"] is None
     stored = market.store.read_rows("BTC", START + DAY_S, START + DAY_S + 400)
     assert [row["spot_delta"] for row in first["rows"]] == [value / 100 for value in stored.spot_delta.tolist()]
     arrow = reporting.get(
         path,
-        params={"start": START, "end": START + 50},
+        params={"from": START, "to": START + 50},
         headers={"Accept": "application/vnd.apache.arrow.stream"},
     )
     read = pa.ipc.open_stream(io.BytesIO(arrow.content)).read_all()
@@ -90,7 +90,7 @@ def test_rows_come_in_pages_as_json_and_as_arrow(market: Market, reporting: Serv
 
 
 def test_bars_coverage_and_reasons_are_there(reporting: Service) -> None:
-    bars = reporting.get("/v1/instruments/binance:BTC-USDT-PERP/bars", params={"every": "1h", "start": "2026-01-02"})
+    bars = reporting.get("/v1/instruments/binance:BTC-USDT-PERP/bars", params={"every": "1h", "from": "2026-01-02"})
     assert [bar["ts"] for bar in bars.json()["bars"]][:2] == [START + DAY_S, START + DAY_S + 3600]
     covered = reporting.get("/v1/coverage", params={"name": "btc"}).json()
     assert {line["seconds"] for line in covered["assets"]} == {DAY_S}
@@ -103,9 +103,9 @@ def test_bars_coverage_and_reasons_are_there(reporting: Service) -> None:
 @pytest.mark.parametrize(
     ("path", "params", "status", "words"),
     [
-        ("/v1/assets/BTC/rows", {"start": "yesterday"}, 422, ("'yesterday'", "2026-01-31")),
+        ("/v1/assets/BTC/rows", {"from": "yesterday"}, 422, ("'yesterday'", "2026-01-31")),
         ("/v1/assets/BTC/rows", {"limit": 0}, 422, ("limit",)),
-        ("/v1/assets/BTC/rows", {"start": 9, "end": 8}, 422, ("start was 9", "must not lie before")),
+        ("/v1/assets/BTC/rows", {"from": 9, "to": 8}, 422, ("from was 9", "must not lie before")),
         ("/v1/assets/XYZ/rows", {}, 422, ("'XYZ'",)),
         ("/v1/instruments/binance:NO-USDT/bars", {}, 404, ("known are", "binance:BTC-USDT")),
         ("/v1/instruments/binance:BTC-USDT/bars", {"every": "7m"}, 422, ("'7m'", "1s, 1m, 5m, 1h")),
@@ -253,9 +253,9 @@ def test_an_account_is_shown_as_its_ledger_says(market: Market, reporting: Servi
     assert shown["equity_usd"] == pytest.approx(100_000 - 10 - 1 + 1.5 * (mark - 60_000), abs=0.01)
     first = reporting.get("/v1/accounts/desk/orders", params={"limit": 1}).json()
     assert [update["state"] for update in first["orders"][0]["updates"]] == ["filled"]
-    rest = reporting.get("/v1/accounts/desk/orders", params={"start": first["next"]}).json()
+    rest = reporting.get("/v1/accounts/desk/orders", params={"from": first["next"]}).json()
     assert [order["id"] for order in first["orders"] + rest["orders"]] == ["sf-1", "sf-2"]
     assert rest["next"] is None
-    points = reporting.get("/v1/accounts/desk/equity", params={"start": START + 3}).json()["equity"]
+    points = reporting.get("/v1/accounts/desk/equity", params={"from": START + 3}).json()["equity"]
     assert [point["ts"] for point in points] == [START + 3, START + 4]
     problem(reporting.get("/v1/accounts/de.sk/fills"), 422, "account")

@@ -19,7 +19,9 @@ from squeezecore.spec import AssetConfig, canonical
 
 BUCKET, KEY = accounts.BUCKET, accounts.ASSETS
 
-Time = Annotated[str | None, Query(description="UTC: 2026-01-31, 2026-01-31T12:00:00Z, or seconds.")]
+TIME = "UTC: 2026-01-31, 2026-01-31T12:00:00Z, or seconds."
+From = Annotated[str | None, Query(alias="from", description=f"The first second, {TIME}")]
+To = Annotated[str | None, Query(alias="to", description=f"The second after the last, {TIME}")]
 
 
 def routes(kit: Kit) -> APIRouter:
@@ -56,9 +58,9 @@ def routes(kit: Kit) -> APIRouter:
 
     @router.get("/assets/{asset}/rows")
     async def rows(
-        request: Request, asset: str, start: Time = None, end: Time = None, limit: PageSize = PAGE
+        request: Request, asset: str, start: From = None, end: To = None, limit: PageSize = PAGE
     ) -> Response:
-        """Give an asset's seconds in `[start, end)`, in units people use; JSON, or Arrow by its media type.
+        """Give an asset's seconds in `[from, to)`, in units people use; JSON, or Arrow by its media type.
 
         Without a start, the last ones. `next` is the start of the following page.
         """
@@ -68,7 +70,7 @@ def routes(kit: Kit) -> APIRouter:
         block = await kit.in_thread(store.read_rows, asset.upper(), first, min(last, first + PAGE_MAX))
         found = operations.block_table(block, listed).slice(0, limit)
         following = int(found["ts"][-1].as_py()) + 1 if len(found) and int(found["ts"][-1].as_py()) + 1 < last else None
-        head = {"asset": asset.upper(), "instrument": listed.id, "start": first, "end": last, "next": following}
+        head = {"asset": asset.upper(), "instrument": listed.id, "from": first, "to": last, "next": following}
         return table(request, found, head, "rows")
 
     @router.get("/instruments")
@@ -81,11 +83,11 @@ def routes(kit: Kit) -> APIRouter:
         request: Request,
         instrument: str,
         every: str = "1m",
-        start: Time = None,
-        end: Time = None,
+        start: From = None,
+        end: To = None,
         limit: PageSize = PAGE,
     ) -> Response:
-        """Give an instrument's bars that begin in `[start, end)`; `every` is 1s, 1m, 5m or 1h."""
+        """Give an instrument's bars that begin in `[from, to)`; `every` is 1s, 1m, 5m or 1h."""
         known = await kit.in_thread(store.instruments)
         if instrument not in known:
             raise HTTPException(
@@ -99,7 +101,7 @@ def routes(kit: Kit) -> APIRouter:
         first, last = _range(start, end, limit * length, newest)
         last = min(last, first + limit * length)
         found = await kit.in_thread(operations.bars_table, store, known[instrument], first, last, every)
-        return table(request, found, {"instrument": instrument, "every": every, "start": first, "end": last}, "bars")
+        return table(request, found, {"instrument": instrument, "every": every, "from": first, "to": last}, "bars")
 
     @router.get("/coverage")
     async def coverage(name: str | None = None) -> Response:
@@ -108,10 +110,10 @@ def routes(kit: Kit) -> APIRouter:
 
     @router.get("/gaps")
     async def gaps(
-        instrument: str | None = None, start: Time = None, end: Time = None, limit: PageSize = PAGE
+        instrument: str | None = None, start: From = None, end: To = None, limit: PageSize = PAGE
     ) -> Response:
         """List holes in trade ids: found, filled, open."""
-        first, last = second(start, "start", 0), second(end, "end", 2**32 - 1)
+        first, last = second(start, "from", 0), second(end, "to", 2**32 - 1)
         found = await kit.in_thread(store.gaps, instrument, first, last)
         return answer({"gaps": found[-limit:], "of": len(found)})
 
@@ -155,12 +157,12 @@ def _last_second(store: Store, asset: str) -> int:
 
 def _range(start: str | None, end: str | None, span_s: int, newest_s: int) -> tuple[int, int]:
     """Return the seconds that are meant: the last ones where nothing is said."""
-    last = second(end, "end", max(newest_s, 0))
-    first = second(start, "start", max(last - span_s, 0))
+    last = second(end, "to", max(newest_s, 0))
+    first = second(start, "from", max(last - span_s, 0))
     if last - first > 366 * DAY_S:
         raise UsageError(f"range was {last - first} s, the limit is {366 * DAY_S}: ask for less at once")
     if first > last:
-        raise UsageError(f"start was {first} and end {last}, the end must not lie before the start")
+        raise UsageError(f"from was {first} and to {last}, the end must not lie before the start")
     return first, last
 
 

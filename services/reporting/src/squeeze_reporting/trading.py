@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Path, Response
 
 from squeeze_reporting.answers import answer, second
-from squeeze_reporting.market import Time
+from squeeze_reporting.market import From, To
 from squeezecore.adapters import accounts, tradestore
 from squeezecore.adapters.service import PAGE, Kit, PageSize
 from squeezecore.adapters.store import TS_MAX, Store
@@ -28,7 +28,7 @@ def routes(kit: Kit) -> APIRouter:
     assert store is not None
 
     def span(start: str | None, end: str | None) -> tuple[int, int]:
-        return second(start, "start", 0), second(end, "end", TS_MAX)
+        return second(start, "from", 0), second(end, "to", TS_MAX)
 
     @router.get("")
     async def listed() -> Response:
@@ -36,24 +36,24 @@ def routes(kit: Kit) -> APIRouter:
         return answer(await kit.in_thread(_accounts, store))
 
     @router.get("/{account}/signals")
-    async def signals(account: Account, start: Time = None, end: Time = None, limit: PageSize = PAGE) -> Response:
-        """Give the opinions of `[start, end)`, by second."""
+    async def signals(account: Account, start: From = None, end: To = None, limit: PageSize = PAGE) -> Response:
+        """Give the opinions of `[from, to)`, by second."""
         found = await kit.in_thread(tradestore.signals, store, account, *span(start, end), limit + 1)
         return _page("signals", found, limit, "ts")
 
     @router.get("/{account}/decisions")
     async def decisions(
-        account: Account, asset: str | None = None, start: Time = None, end: Time = None, limit: PageSize = PAGE
+        account: Account, asset: str | None = None, start: From = None, end: To = None, limit: PageSize = PAGE
     ) -> Response:
-        """Give the records of `[start, end)` with their reasons: what was seen, what it led to, what blocked it."""
+        """Give the records of `[from, to)` with their reasons: what was seen, what it led to, what blocked it."""
         run, wanted = tradestore.live_run(account), None if asset is None else asset.upper()
         found = await kit.in_thread(store.decisions, run, wanted, *span(start, end))
         found = sorted(found, key=lambda decision: (decision.ts, decision.asset))
         return _page("decisions", found[: limit + 1], limit, "ts")
 
     @router.get("/{account}/orders")
-    async def orders(account: Account, start: Time = None, end: Time = None, limit: PageSize = PAGE) -> Response:
-        """Give the orders decided in `[start, end)`, each with what became of it."""
+    async def orders(account: Account, start: From = None, end: To = None, limit: PageSize = PAGE) -> Response:
+        """Give the orders decided in `[from, to)`, each with what became of it."""
         first, last = span(start, end)
         found = await kit.in_thread(tradestore.orders, store, account, first, last, limit + 1)
         words = await kit.in_thread(tradestore.updates, store, account, first, TS_MAX)
@@ -64,13 +64,13 @@ def routes(kit: Kit) -> APIRouter:
         return _page("orders", entries, limit, "decided_ts")
 
     @router.get("/{account}/fills")
-    async def fills(account: Account, start: Time = None, end: Time = None, limit: PageSize = PAGE) -> Response:
-        """Give the fills of `[start, end)`, by second: prices and quantities at their instrument's scales, money in usd_e8."""
+    async def fills(account: Account, start: From = None, end: To = None, limit: PageSize = PAGE) -> Response:
+        """Give the fills of `[from, to)`, by second: prices and quantities at their instrument's scales, money in usd_e8."""
         found = await kit.in_thread(tradestore.fills, store, account, *span(start, end), limit + 1)
         return _page("fills", found, limit, "ts")
 
     @router.get("/{account}/equity")
-    async def equity(account: Account, start: Time = None, end: Time = None, limit: PageSize = PAGE) -> Response:
+    async def equity(account: Account, start: From = None, end: To = None, limit: PageSize = PAGE) -> Response:
         """Give what the account was worth, a point a minute and at each fill, in USD."""
         ts, values = await kit.in_thread(tradestore.equity, store, account, *span(start, end), limit + 1)
         points = [
