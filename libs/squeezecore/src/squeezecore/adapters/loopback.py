@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -265,15 +266,17 @@ class Loopback:
 
     async def prepare(self) -> None:
         """Keep subscribed streams prepared in real time, in another thread: nobody waits while a day is counted."""
-        while True:
-            await asyncio.sleep(_TICK_S)
-            soon_ns = time.time_ns() + _AHEAD_NS
-            stretch = soon_ns // (STRETCH_S * NS)
-            for section, stream in [*self._wanted, *(one for one, made in self._ready.items() if made < stretch)]:
-                for at_ns in (time.time_ns(), soon_ns):
-                    await asyncio.to_thread(self.source.prepare, section, stream, at_ns)
-                self._ready[section, stream] = stretch
-                self._wanted.discard((section, stream))
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as thread:
+            while True:
+                await asyncio.sleep(_TICK_S)
+                soon_ns = time.time_ns() + _AHEAD_NS
+                stretch = soon_ns // (STRETCH_S * NS)
+                for section, stream in [*self._wanted, *(one for one, made in self._ready.items() if made < stretch)]:
+                    for at_ns in (time.time_ns(), soon_ns):
+                        await loop.run_in_executor(thread, self.source.prepare, section, stream, at_ns)
+                    self._ready[section, stream] = stretch
+                    self._wanted.discard((section, stream))
 
 
 @asynccontextmanager

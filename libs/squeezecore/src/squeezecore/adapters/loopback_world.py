@@ -32,7 +32,7 @@ from squeezecore.simulator.profiles import profile_of
 STRETCH_S = 1_200  # prints are made and kept by stretches of a day
 _STRETCHES = DAY_S // STRETCH_S
 _COUNTED = 12  # stretches made at once when a day is counted
-_PRINTS_BYTES_MAX, _FRAMES_BYTES_MAX, _CLONE_BYTES_MAX = 96_000_000, 32_000_000, 3_000_000
+_PRINTS_BYTES_MAX, _FRAMES_BYTES_MAX, _CLONE_BYTES_MAX = 72_000_000, 24_000_000, 3_000_000
 _SENT_MS = 2  # a message is sent so long after its print
 CLONES_MAX = 200
 # Of hundred prints so many begin an aggregate. At most 85, 64 and 85 have to on any day measured (360 days of 3 assets).
