@@ -32,7 +32,7 @@ class Settings(ServiceSettings):
     """What ingest can be told."""
 
     endpoints: Path | None = Field(
-        default=None, description="A JSON file of addresses that replace the venues' own; see the ingest page."
+        default=None, description="A JSON file of addresses that replace the venues' own."
     )
     trade_stream: Literal["aggtrade", "trade"] = Field(
         default="aggtrade",
