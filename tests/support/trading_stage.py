@@ -94,6 +94,9 @@ class ExecutorKeep:
         found = self.memory.snapshots["executor"]
         return found[-1][1:] if found else None
 
+    def put_plan(self, plan: Plan) -> None:
+        self.memory.add("plans", {self.account: plan})
+
     def put_switch(self, switched: Any) -> None:
         self.memory.switches.append(switched)
 
@@ -124,6 +127,9 @@ class StrategyKeep:
     def snapshot(self) -> Any:
         found = self.memory.snapshots["strategy"]
         return deciding.Found(*found[-1][1:], True) if found else None
+
+    def put_swaps(self, swaps: Sequence[Any]) -> None:
+        self.memory.add("swaps", {swap.from_ts: swap for swap in swaps})
 
     def last_row(self, _assets: Sequence[str], _before_ts: int) -> int:
         return -1

@@ -8,11 +8,13 @@ import msgspec
 
 from squeezecore.account import Happened
 from squeezecore.adapters import flowstore, tradestore
+from squeezecore.adapters.accounts import Plan, plan_key
 from squeezecore.adapters.flowstore import Snapshot
 from squeezecore.adapters.scanning import code_version
 from squeezecore.adapters.store import Store
 from squeezecore.adapters.tradestore import Switched
 from squeezecore.exchange import Payment
+from squeezecore.spec import canonical
 from squeezecore.trading import Decision, Fill, Order, OrderUpdate
 
 SERVICE = "executor"
@@ -84,6 +86,10 @@ class Keep:
         """Return the last snapshot."""
         found = flowstore.last_snapshot(self.store, SERVICE, self.account)
         return None if found is None else msgspec.msgpack.decode(found.body, type=tuple[Place, bytes])
+
+    def put_plan(self, plan: Plan) -> None:
+        """Store what the account trades with: parity needs it, and reads no bus."""
+        self.store.put_config(plan_key(self.account), canonical(plan).decode())
 
     def put_switch(self, switched: Switched) -> None:
         """Store a change of the switches."""

@@ -101,6 +101,7 @@ class Executor:
 
     async def _begin(self) -> tuple[Reader, Reader, Reader]:
         self.plan = await accounts.plan_of(self._bus, self.account, self.plan)
+        await self._kit.in_thread(self._keep.put_plan, self.plan)
         self.state = "WAITING FOR ASSETS"
         traded: dict[str, str] = {}
         while not traded:

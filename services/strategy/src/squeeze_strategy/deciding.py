@@ -63,6 +63,7 @@ class Strategy:
         self._wanted: dict[str, Instrument] | None = None
         self._wanted_params: SqueezeParams | None = None
         self._decisions: list[Decision] = []
+        self._swaps: list[Swap] = []
         self._to_store = asyncio.Event()
         self._snapshots: list[tuple[int, Place, bytes]] = []
         self._snapshot_s, self._snapshot_ts, self._pause_s = -SNAPSHOT_S, NEVER, SNAPSHOT_S
@@ -97,6 +98,7 @@ class Strategy:
         self.state = "WARMING"
         flow, trade = await self._bus.stream("FLOW"), await self._bus.stream("TRADE")
         swaps, _ = await accounts.swaps_of(self._bus)
+        self._swaps = swaps  # what a crash may have left out
         self.desk = self._desk(await self._first_params(swaps), assets)
         found = await self._kit.in_thread(self._keep.snapshot)
         fits = found is not None and found.fits and found.place.flow_created == flow.created
@@ -335,6 +337,8 @@ class Strategy:
         from_ts = self.desk.taken_ts + 1
         before = self.desk.params_after
         await accounts.log_swap(self._bus, Swap(from_ts=from_ts, params=params))
+        self._swaps, _ = await accounts.swaps_of(self._bus)
+        self._to_store.set()
         self.desk.swap(params, from_ts)
         self.counts["swaps"] += 1
         self._kit.log.info("parameters change", from_ts=from_ts, before=before.hash, after=params.hash)
@@ -366,6 +370,9 @@ class Strategy:
             self._to_store.clear()
             decisions, self._decisions = self._decisions, []
             snapshots, self._snapshots = self._snapshots, []
+            swaps, self._swaps = self._swaps, []
+            if swaps:
+                await self._insist(self._keep.put_swaps, swaps)
             if decisions:
                 await self._insist(self._keep.put, decisions)
             for snapshot in snapshots:

@@ -8,11 +8,13 @@ from typing import NamedTuple
 import msgspec
 
 from squeezecore.adapters import flowstore, tradestore
+from squeezecore.adapters.accounts import PARAMS_LOG, Swap
 from squeezecore.adapters.flowstore import Snapshot
 from squeezecore.adapters.scanning import code_version
 from squeezecore.adapters.store import Store
 from squeezecore.desk import signal_of
 from squeezecore.market import WARMUP_S, Rows
+from squeezecore.spec import canonical
 from squeezecore.trading import Decision
 
 SERVICE = "strategy"
@@ -57,6 +59,10 @@ class Keep:
         self._snapshots += 1
         if self._snapshots % PRUNE_EVERY == 0:
             flowstore.prune(self.store, SERVICE, self.account)
+
+    def put_swaps(self, swaps: Sequence[Swap]) -> None:
+        """Store which parameters held from when: parity needs it, and reads no bus."""
+        self.store.put_config(PARAMS_LOG, canonical(list(swaps)).decode())
 
     def snapshot(self) -> Found | None:
         """Return the last snapshot."""

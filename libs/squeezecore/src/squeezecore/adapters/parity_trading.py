@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from squeezecore.adapters import comparing, flowstore, tradestore
-from squeezecore.adapters.accounts import Plan
+from squeezecore.adapters.accounts import PARAMS_LOG, Plan, Swap
 from squeezecore.adapters.comparing import Proof
 from squeezecore.adapters.flowstore import Snapshot
 from squeezecore.adapters.store import Store
@@ -30,7 +30,6 @@ from squeezecore.wire import Decided, FundingFact, RowBatch
 
 DESK, ACCOUNT = "strategy", "executor"  # whose snapshots
 HOUR_S = 3_600
-PARAMETERS = "parameters"  # a record that says from when other parameters hold
 KINDS = ("decisions", "signals", "orders", "updates", "fills", "payments", "equity")
 
 
@@ -233,7 +232,7 @@ def live_again(
     """Work out what an account decided and did from its snapshots on; `report` is told how many seconds are done."""
     desk = Desk(SqueezeParams(), assets, plan.costs, plan.limits, account)
     desk.restore(_state(span.desk))
-    for from_ts, params in swaps(store, account, desk.taken_ts + 1, span.until_s):
+    for from_ts, params in swaps(store, desk.taken_ts + 1, span.until_s):
         desk.swap(params, from_ts)
     settling = Settling(assets, plan.costs, plan.limits, plan.capital_usd * USD_E8, account)
     settling.restore(_state(span.account))
@@ -273,19 +272,11 @@ def _tell_funding(store: Store, instrument: Instrument, settling: Settling, span
         )  # fmt: skip
 
 
-def swaps(store: Store, account: str, start_s: int, until_s: int) -> list[tuple[int, SqueezeParams]]:
+def swaps(store: Store, start_s: int, until_s: int) -> list[tuple[int, SqueezeParams]]:
     """Return which parameters came into force in a span, and when."""
-    found: dict[int, SqueezeParams] = {}
-    for record in store.decisions(tradestore.live_run(account), None, start_s, until_s):
-        if record.kind != PARAMETERS:
-            continue
-        params = msgspec.convert(record.inputs, SqueezeParams, strict=False)
-        if params.hash != record.params_hash:
-            raise UsageError(
-                f"parameters from second {record.ts} on were {record.params_hash}, their values are not kept with them"
-            )
-        found[record.ts] = params
-    return sorted(found.items())
+    found = store.config(PARAMS_LOG)
+    known = msgspec.json.decode(found[0], type=list[Swap]) if found is not None else []
+    return [(swap.from_ts, swap.params) for swap in known if start_s <= swap.from_ts < until_s]
 
 
 # --- side by side ---
@@ -297,8 +288,7 @@ def kept(store: Store, account: str, start_s: int, until_s: int) -> Lived:
     at = start_s
     while at < until_s:  # by the hour: an answer is bounded
         end = min(until_s, (at // HOUR_S + 1) * HOUR_S)
-        records = store.decisions(tradestore.live_run(account), None, at, end)
-        whole["decisions"] += [record for record in records if record.kind != PARAMETERS]
+        whole["decisions"] += store.decisions(tradestore.live_run(account), None, at, end)
         for kind in KINDS[1:-1]:
             whole[kind] += getattr(tradestore, kind)(store, account, at, end)
         whole["equity"] += zip(*(c.tolist() for c in tradestore.equity(store, account, at, end)), strict=True)
