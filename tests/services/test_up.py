@@ -151,7 +151,7 @@ def test_a_service_that_dies_is_started_again_with_its_reason_shown(home: Path) 
     with running(home, f"tiny=end:loudly,end_when:{end}") as it:
         it.ready()
         end.touch()
-        it.until(lambda: it.told("tiny ended (exit code 1)"))
+        it.until(lambda: it.told("in 0.2 s: ValueError: a thing nobody thought of"))
         end.unlink()
         assert "a thing nobody thought of" in (home / "run" / "logs" / "tiny.log").read_text()
         assert it.end() == 0

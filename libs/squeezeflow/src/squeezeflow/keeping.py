@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 from collections import deque
@@ -29,6 +30,7 @@ ASK_S_MAX = 3.0
 LOG_BYTES_MAX = 5_000_000  # a file; two are kept
 LAST_LINES = 20
 WRONG_SETTING = 2
+REASON = re.compile(r"""\] stopped .* reason=(?:'(.*)'|"(.*)"|(\S+)) service=""")  # a service's last word
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,8 @@ class Child:
         """Return the last line that a program said; of one that was killed, by what."""
         for line in reversed(self.log.last if code >= 0 else ()):
             if not line.startswith(" "):
-                return line.removeprefix("error: ")[:300]
+                reason = REASON.search(line)
+                return (reason[reason.lastindex or 0] if reason else line.removeprefix("error: "))[:300]
         return _end(code)
 
     async def stop(self) -> str:

@@ -13,7 +13,13 @@ import structlog
 from squeezecore.adapters.settings import redacted
 
 SECRET = re.compile(r"token|password|secret|authorization|api_?key", re.IGNORECASE)
-QUIET = {"nats": logging.CRITICAL, "httpx": logging.WARNING, "uvicorn": logging.WARNING, "asyncio": logging.WARNING}
+QUIET = {  # what they say at these levels we say in our own words, or nobody needs
+    "asyncio": logging.WARNING,
+    "httpx": logging.WARNING,
+    "nats": logging.CRITICAL,
+    "urllib3": logging.ERROR,
+    "uvicorn": logging.WARNING,
+}
 
 
 def configure(service: str, *, as_json: bool, level: str) -> Any:

@@ -301,7 +301,8 @@ class Runtime:
             self.log.error("refused", reason=str(error))  # noqa: TRY400
             self.exit_code = UsageError.exit_code if self._part is None else 1
         except BaseException as error:  # whatever it was, the process must not live on without its loop
-            self._death = f"{type(error).__name__}: {error}"
+            cause = _innermost(error)
+            self._death = str(cause) if isinstance(cause, SqueezeError) else f"{type(cause).__name__}: {cause}"
             self.log.exception("the loop failed, the process ends with it")
         self.exit_code = self.exit_code or 1
         self.ended()
@@ -410,6 +411,11 @@ class Runtime:
         return common | own
 
     @property
+    def death(self) -> str:
+        """Why the loop ended by itself; empty while it has not."""
+        return self._death
+
+    @property
     def up(self) -> bool:
         """Whether the service's loop runs."""
         return self._part is not None and not self._death
@@ -444,6 +450,13 @@ def _secret(path: Path, name: str) -> str:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{variable(name)} was {path}, which cannot be read ({error}): name a readable file") from None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return the one error inside groups of one: what a task group was left for."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 async def _reason(probe: Probe) -> str:
@@ -584,7 +597,7 @@ async def _serve(app: FastAPI, listener: socket.socket) -> int:
     await server.serve(sockets=[listener])
     if note is not None:
         _remove_note(note)
-    runtime.log.info("stopped", code=runtime.exit_code)
+    runtime.log.info("stopped", code=runtime.exit_code, **({"reason": runtime.death} if runtime.death else {}))
     return runtime.exit_code
 
 
