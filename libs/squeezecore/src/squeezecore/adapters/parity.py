@@ -8,11 +8,10 @@ equal byte for byte. What could not be looked at is named, with the reason.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from squeezecore.adapters import comparing, flowstore, operations, parity_flow, parity_trading
 from squeezecore.adapters.accounts import Plan, plan_key
@@ -29,11 +28,14 @@ from squeezecore.wire import AssetChange
 EQUAL, DIFFERENT, UNPROVED = "equal", "different", "unproved"
 
 
+ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,32}")
+
+
 class ParityRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A day of an account, to be proved."""
 
     day: dt.date
-    account: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = "paper"
+    account: str = "paper"
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,7 +75,10 @@ def parity(store: Store, request: ParityRequest, report: Report = silent) -> Cer
 
     Raises:
         DataHoleError: nothing of the day is stored.
+        UsageError: the account's name is none.
     """
+    if ACCOUNT.fullmatch(request.account) is None:
+        raise UsageError(f"account was {request.account!r}, a name has 1 to 32 of A-Z a-z 0-9 - _: check the spelling")
     start_s = day_start_s(request.day)
     known = store.instruments()
     changes = flowstore.asset_changes(store)

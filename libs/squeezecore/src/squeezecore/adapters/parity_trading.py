@@ -158,7 +158,14 @@ class Seen:
             self.repaired += repaired
             yield batches
             at = end
-        yield self._read(until_s, until_s + HOUR_S)[0][:1]
+        found = self._store.query(
+            "SELECT toUnixTimestamp(min(ts)) AS first FROM rows_1s WHERE asset IN {names:Array(String)} "
+            "AND ts >= toDateTime({until:UInt32}, 'UTC')",
+            {"names": list(self._assets), "until": until_s},
+        )
+        after = int(found["first"][0].as_py())  # 0: none
+        if after:
+            yield self._read(after, after + 1)[0]
 
     def _read(self, start_s: int, end_s: int) -> tuple[list[RowBatch], int]:
         seen = {asset: rows_as_seen(self._store, asset, start_s, end_s) for asset in self._assets}
