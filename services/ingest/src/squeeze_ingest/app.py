@@ -31,9 +31,7 @@ SECOND_NS = 1_000_000_000
 class Settings(ServiceSettings):
     """What ingest can be told."""
 
-    endpoints: Path | None = Field(
-        default=None, description="A JSON file of addresses that replace the venues' own."
-    )
+    endpoints: Path | None = Field(default=None, description="A JSON file of addresses that replace the venues' own.")
     trade_stream: Literal["aggtrade", "trade"] = Field(
         default="aggtrade",
         description="Which prints: a venue's aggregates, whose holes can be closed by id, or single ones.",

@@ -93,8 +93,11 @@ class Listener(picows.WSListener):
         elif kind is picows.WSMsgType.CLOSE:
             transport.send_close(frame.get_close_code())
             transport.disconnect()
+        elif kind is picows.WSMsgType.PING:
+            transport.send_pong(frame.get_payload_as_bytes())
+            self._ear.alive(pong=False)
         else:
-            self._ear.alive(pong=kind is picows.WSMsgType.PONG)
+            self._ear.alive(pong=True)
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
         """Say how it ended, as far as anybody said."""
@@ -134,7 +137,7 @@ def connector(clock: Clock) -> Connect:
                     url,
                     logger_name=_QUIET,
                     disconnect_on_exception=True,
-                    enable_auto_pong=True,
+                    enable_auto_pong=False,  # it would keep the venue's pings from us
                     max_frame_size=FRAME_BYTES_MAX,
                     read_buffer_init_size=BUFFER_BYTES,
                 )
