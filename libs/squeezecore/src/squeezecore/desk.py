@@ -123,11 +123,15 @@ class _Lane:
         if self.cursor == len(self.features.ts):
             self.features, self.cursor = features, 0
         else:
+            self._drop()
             self.features = squeeze.join([self.features, features])
 
     def forget(self) -> None:
         """Take what was scanned as decided."""
         self.cursor = len(self.features.ts)
+        self._drop()
+        self._make_room(0)
+        self._view()
 
     def index(self, ts: int) -> int:
         """Return the index of the first second at or after `ts`."""
@@ -143,6 +147,9 @@ class _Lane:
 
     def keep(self) -> _KeptLane:
         """Write the lane down."""
+        self._drop()
+        self._make_room(0)
+        self._view()
         rows = np.ascontiguousarray(self._table[:, self._start : self._end]).tobytes()
         features = [np.ascontiguousarray(column).tobytes() for column in self.features]
         return _KeptLane(squeeze.to_bytes(self.state), rows, features, self.cursor)
@@ -158,19 +165,28 @@ class _Lane:
         self._start = self._end = 0
         self._append(np.frombuffer(kept.rows, np.int64).reshape(len(KEPT), -1))
 
+    def _drop(self) -> None:
+        """Let go of features that are decided, all but the last second's."""
+        first = self.cursor - 1
+        if first > 0:
+            self.features, self.cursor = _from(self.features, first), 1
+
     def _append(self, columns: Ints) -> None:
         new = columns.shape[1]
         if self._end + new > self._table.shape[1]:
-            first = self.next_ts() if self.next_ts() != NEVER else 2**62
-            needed = int(self._table[0, self._start : self._end].searchsorted(first)) + 1 - RANGE_S
-            held = self._table[:, self._start + max(0, needed) : self._end]
-            room = max(4 * RANGE_S, 2 * (held.shape[1] + new))
-            table = np.zeros((len(KEPT), room), np.int64)
-            table[:, : held.shape[1]] = held
-            self._table, self._start, self._end = table, 0, held.shape[1]
+            self._make_room(new)
         self._table[:, self._end : self._end + new] = columns
         self._end += new
         self._view()
+
+    def _make_room(self, new: int) -> None:
+        """Let go of rows that no undecided second looks back to, and have room for new ones."""
+        first = self.next_ts() if self.next_ts() != NEVER else 2**62
+        needed = int(self._table[0, self._start : self._end].searchsorted(first)) + 1 - RANGE_S
+        held = self._table[:, self._start + max(0, needed) : self._end]
+        table = np.zeros((len(KEPT), max(4 * RANGE_S, 2 * (held.shape[1] + new))), np.int64)
+        table[:, : held.shape[1]] = held
+        self._table, self._start, self._end = table, 0, held.shape[1]
 
     def _view(self) -> None:
         held = self._table[:, self._start : self._end]
@@ -465,3 +481,15 @@ class Desk:
         self.taken_ts, self.decided_ts, self._ordered_ts = kept.taken_ts, kept.decided_ts, kept.ordered_ts
         self._stamps, self._clocks = deque(kept.stamps), deque(kept.clocks)
         self._standing, self._standing_ts = kept.standing, kept.standing_ts
+
+
+def _from(features: Features, first: int) -> Features:
+    """Return the features of seconds from index `first` on, with what is in force there."""
+    ts = features.ts[first:]
+    columns: dict[str, Any] = {"ts": ts, "score_milli": features.score_milli[first:], "flags": features.flags[first:]}
+    for stamp, name in (("swing_ts", "swings"), ("reset_ts", "reset"), ("part_ts", "parts")):
+        stamps: Ints = getattr(features, stamp)
+        at = int(stamps.searchsorted(ts[0], "right")) - 1
+        columns[stamp] = np.concatenate([ts[:1], stamps[at + 1 :]])
+        columns[name] = getattr(features, name)[at:]
+    return Features(**columns)
