@@ -226,6 +226,21 @@ class Stage:
         for task in done:
             task.result()
 
+    def begin(self, what: str, fuse: Fuse | None = None) -> asyncio.Task[None]:
+        """Start a service as a task."""
+        make = self.new_strategy if what == "strategy" else self.new_executor
+        self.ends += 1
+        return asyncio.create_task(make(fuse or Fuse(None)).run())
+
+    async def until(self, ts: int, *tasks: asyncio.Task[None]) -> None:
+        """Wait until all rows up to a second are settled and what they brought is kept; a task that ends is a fault."""
+        while self.executor is None or self.executor.settling.settled_ts < ts:
+            await asyncio.sleep(0.05)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        await asyncio.sleep(SETTLED_S)
+
     async def sendings(self) -> list[str]:
         """Return the orders that were written down before they went out, in order."""
         bus = self.server.connect()

@@ -279,6 +279,8 @@ class Executor:
         held = set(self.settling.account.involved())
         present = self.settling.assets
         assets = {**wanted, **{asset: present[asset] for asset in held}}
+        if set(assets) != set(wanted):
+            self._wanted = wanted  # until that has been left
         if assets == dict(present):
             return
         self._kit.log.info("assets changed", assets=sorted(assets))
@@ -286,8 +288,6 @@ class Executor:
         self._use(self._machine(assets))
         self.settling.restore(before.to_bytes())
         self.settling.take(before.rows)
-        if set(assets) != set(wanted):
-            self._wanted = wanted
 
     async def _send_orders(self) -> None:
         """Put the settled second's orders to the limits and send those that pass, each written down before."""

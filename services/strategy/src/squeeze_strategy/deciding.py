@@ -316,6 +316,8 @@ class Strategy:
         present, standing = self.desk.assets, self.desk.standing
         held = {holding.asset for holding in standing.holdings} if standing is not None else set()
         assets = {**wanted, **{asset: present[asset] for asset in held if asset in present}}
+        if set(assets) != set(wanted):
+            self._wanted = wanted  # until that has been left
         if assets == dict(present):
             return
         self._kit.log.info("assets changed", assets=sorted(assets))
@@ -326,8 +328,6 @@ class Strategy:
             rows = await self._kit.in_thread(self._keep.warmup, asset, before.taken_ts + 1)
             desk.warm_one(asset, rows)
         self.desk = desk
-        if set(assets) != set(wanted):
-            self._wanted = wanted
 
     async def _change_params(self) -> None:
         """Let parameters that were asked for hold from the next second that is taken, and write that down first."""
