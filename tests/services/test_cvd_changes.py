@@ -1,7 +1,5 @@
 """cvd when things change: a feed dies and lives again, the list of assets, the code, the stream itself."""
 
-import asyncio
-
 import msgspec
 import numpy as np
 import pytest
@@ -234,18 +232,20 @@ def test_minutes_are_rolled_up_and_again_after_a_repair(store: Store) -> None:
     assert minute.num_rows == 2
 
 
-def test_weights_by_turnover_change_at_midnight(store: Store) -> None:
+@pytest.mark.parametrize("seconds", [10, 200])
+def test_weights_by_turnover_hold_from_a_minute_after_midnight_however_much_comes_at_once(
+    store: Store, seconds: int
+) -> None:
     midnight = worlds.START - 3600
     made = worlds.world(("BTC",), seconds=150, start_s=midnight - 75)
 
     async def main():
         stage = Stage(store)
         await stage.configure(made)
-        for at in range(0, 160, 5):
-            part = [e for e in worlds.events(made) if made.start_s + at - 5 <= e.at < made.start_s + at]
+        for at in range(0, 200, seconds):
+            part = [e for e in worlds.events(made) if at - 10 <= e.at - made.start_s < at + seconds - 10]
             await stage.publish(part)
             assert await stage.live(shares=True)
-            await asyncio.sleep(0)
         return [message for message in await stage.flow() if isinstance(message, AssetChange)]
 
     changes = on_stage(main())
@@ -260,4 +260,5 @@ def test_weights_by_turnover_change_at_midnight(store: Store) -> None:
     assert weights[PERP] + weights[COIN] == pytest.approx(PPM, abs=1)
     assert weights[PERP] / weights[COIN] == pytest.approx(turnover[PERP] / turnover[COIN], rel=1e-3)
     rows = store.read_rows("BTC", 0, 2**40)
-    assert len(np.unique(rows.config_rev)) == 2
+    revisions = [change.config.revision() for change in changes]
+    assert rows.config_rev.tolist() == [revisions[int(ts >= midnight + 60)] for ts in rows.ts.tolist()]

@@ -335,6 +335,9 @@ def _read_struct(kind: type[Any], values: list[Any]) -> Any:
     return msgspec.convert(fields, kind)
 
 
+_TRADE_COLUMNS = dtypes(Trades)
+
+
 class _TradeHead(msgspec.Struct):
     venue: str
     feed: str
@@ -353,8 +356,27 @@ def _read_trades(kind: type[Any], values: list[Any]) -> TradeBatch:
     head = msgspec.convert(_fields(kind, values, TradeBatch._fields), _TradeHead)
     if len(head.instruments) != len(head.trades):
         raise ParseError(f"batch held {len(head.instruments)} instruments and {len(head.trades)} blocks")
-    blocks = tuple(_block(Trades, buffers) for buffers in head.trades)
-    return TradeBatch(head.venue, head.feed, head.border_ns, head.instruments, blocks)
+    return TradeBatch(head.venue, head.feed, head.border_ns, head.instruments, _trade_blocks(head.trades))
+
+
+def _trade_blocks(blocks: list[list[bytes]]) -> tuple[Trades, ...]:
+    """Read all instruments' columns at once; their blocks are views that lie one after the other in the same arrays."""
+    sizes = [dtype.itemsize for dtype in _TRADE_COLUMNS.values()]
+    counts = [len(buffers[0]) // sizes[0] if buffers else 0 for buffers in blocks]
+    if any(
+        [len(buffer) for buffer in buffers] != [count * size for size in sizes]
+        for buffers, count in zip(blocks, counts, strict=True)
+    ):
+        return tuple(_block(Trades, buffers) for buffers in blocks)  # it finds what is wrong and says it
+    joined = [
+        np.frombuffer(b"".join([buffers[n] for buffers in blocks]), dtype.newbyteorder("<")).astype(dtype)
+        for n, dtype in enumerate(_TRADE_COLUMNS.values())
+    ]
+    made, start = [], 0
+    for count in counts:
+        made.append(Trades(*[column[start : start + count] for column in joined]))
+        start += count
+    return tuple(made)
 
 
 def _read_rows(kind: type[Any], values: list[Any]) -> RowBatch | RepairBatch:

@@ -77,7 +77,7 @@ class Feed:
         self.slots = {name: slot for slot, name in enumerate(self.names)}
         self.lanes = many.lanes(params)
         self.state = many.abreast([flow.bars_initial() for _ in params])
-        self.waiting: list[tuple[int, Trades]] = []  # prints not yet given to the kernel
+        self.waiting: list[tuple[Ints, Trades]] = []  # (slot, print) not yet given to the kernel
         self.closed: list[tuple[Ints, Bars]] = []  # (slot, bar) not yet in rows
         self.connections: list[int] = []
         self.closed_s = -1
@@ -92,7 +92,9 @@ class Feed:
         states = {name: many.state_of(self.state, slot) for name, slot in self.slots.items()}
         made.state = many.abreast([states.get(name, flow.bars_initial()) for name in made.names])
         moved = np.array([made.slots.get(name, -1) for name in self.names], np.int64)
-        made.waiting = [(int(moved[slot]), block) for slot, block in self.waiting if moved[slot] >= 0]
+        made.waiting = [
+            (moved[slots][moved[slots] >= 0], _pick(block, moved[slots] >= 0)) for slots, block in self.waiting
+        ]
         for slots, bars in self.closed:
             stays = moved[slots] >= 0
             order = np.argsort(moved[slots][stays], kind="stable")
@@ -114,11 +116,15 @@ class Facts:
 
     def prune(self, decided_s: int) -> None:
         """Forget what no later row can use."""
-        for name in ("interest", "funding", "marks"):
-            facts = getattr(self, name)
-            if len(facts) > 1 and facts[1][0] < decided_s:
-                used = sum(1 for fact in facts if fact[0] < decided_s)
-                setattr(self, name, facts[used - 1 :])
+        self.interest = _pruned(self.interest, decided_s)
+        self.funding = _pruned(self.funding, decided_s)
+        self.marks = _pruned(self.marks, decided_s)
+
+
+def _pruned(facts: list[tuple[int, int, int]], decided_s: int) -> list[tuple[int, int, int]]:
+    if len(facts) < 2 or facts[1][0] >= decided_s:
+        return facts
+    return facts[sum(1 for fact in facts if fact[0] < decided_s) - 1 :]
 
 
 class Effects:
@@ -136,6 +142,24 @@ class Effects:
 
     def __bool__(self) -> bool:
         return any(vars(self).values())
+
+
+def joined(parts: Iterable[Effects]) -> Effects:
+    """Put effects together, in their order."""
+    made = Effects()
+    for part in parts:
+        made.rows += part.rows
+        made.stored += part.stored
+        made.bars += part.bars
+        made.gaps += part.gaps
+        for mine, more in ((made.interest, part.interest), (made.funding, part.funding)):
+            for name, facts in more.items():
+                mine[name] = mine.get(name, []) + facts
+        for name, marks in part.marks.items():
+            made.marks[name] = made.marks.get(name, []) + marks
+        if part.roll is not None:
+            made.roll = part.roll if made.roll is None else (made.roll[0], part.roll[1])
+    return made
 
 
 class Asset(NamedTuple):
@@ -158,6 +182,7 @@ class Flow:
         self.decided_s = -1  # rows before this second are decided; -1: none yet
         self.first_s = -1  # the first watermark of all
         self.frontier_s = -1  # seconds before this one are closed in all feeds, and wait for `decide`
+        self.hold_s = -1  # no row from this second on is decided; -1: no such second
         self.rolled_s = -1  # minutes before this second are rolled up
         self.facts: dict[str, Facts] = {}
         self.remakes: dict[str, Remake] = {}
@@ -170,16 +195,17 @@ class Flow:
 
     # -- configuration -------------------------------------------------------------------------------------------------
 
-    def plan(self, assets: Mapping[str, AssetConfig]) -> list[AssetChange]:
-        """Say which changes make the assets these, from the next whole minute on (from the beginning, before the first row).
+    def plan(self, assets: Mapping[str, AssetConfig], from_ts: int = -1) -> list[AssetChange]:
+        """Say which changes make the assets these, from a given minute or else from the next whole one that is open.
 
-        They take effect by `change`, once they are safe in the store.
+        Before the first row that is the beginning. They take effect by `change`, once they are safe in the store.
         """
         expected = {name: asset.config for name, asset in self.assets.items()}
         for change in self.schedule:
             expected[change.asset] = change.config  # type: ignore[assignment]
         now_s = max(self.decided_s, self.frontier_s)
-        from_ts = 0 if now_s < 0 else (now_s // 60 + 1) * 60
+        if from_ts < 0:
+            from_ts = 0 if now_s < 0 else (now_s // 60 + 1) * 60
         return [
             AssetChange(asset=name, from_ts=from_ts, config=assets.get(name))
             for name in sorted({*assets, *expected})
@@ -289,13 +315,16 @@ class Flow:
         if feed is None:
             self.counts["strange"] += 1
             return
-        for name, block in zip(batch.instruments, batch.trades, strict=True):
-            slot = feed.slots.get(name)
-            if slot is None:
-                self.counts["strange"] += 1
-            elif len(block.id):
-                self.counts["trades"] += len(block.id)
-                feed.waiting.append((slot, block))
+        slots = [feed.slots.get(name, -1) for name in batch.instruments]
+        counts = [len(block.id) for block in batch.trades]
+        index = np.repeat(np.array(slots, np.int64), counts)
+        block = _joined(batch.trades)
+        if -1 in slots:
+            self.counts["strange"] += slots.count(-1)
+            index, block = index[index >= 0], _pick(block, index >= 0)
+        if len(index):
+            self.counts["trades"] += len(index)
+            feed.waiting.append((index, block))
 
     def _take_mark(self, mark: Watermark) -> None:
         feed = self.feeds.get((mark.venue, mark.feed))
@@ -378,9 +407,7 @@ class Flow:
 
     def _scan(self, feed: Feed, watermark_s: int, *, alive: bool) -> tuple[Ints, Bars, list[Gap]]:
         """Run the kernel over what waits; what came late is put aside for a remake."""
-        slots = np.repeat([slot for slot, _ in feed.waiting], [len(block.id) for _, block in feed.waiting]).astype(
-            np.int64
-        )
+        slots = np.concatenate([np.empty(0, np.int64), *(slots for slots, _ in feed.waiting)])
         trades = concat([empty(Trades), *(block for _, block in feed.waiting)])
         feed.waiting = []
         if not len(feed.names):
@@ -465,10 +492,11 @@ class Flow:
     # -- rows ----------------------------------------------------------------------------------------------------------
 
     def decide(self) -> None:
-        """Make the rows of all seconds that every feed has passed, each configuration's apart."""
-        while self.decided_s < self.frontier_s:
+        """Make the rows of all seconds that every feed has passed, each configuration's apart; none from `hold_s` on."""
+        goal_s = self.frontier_s if self.hold_s < 0 else min(self.frontier_s, self.hold_s)
+        while self.decided_s < goal_s:
             self._apply(self.decided_s)
-            until_s = min([self.frontier_s, *(change.from_ts for change in self.schedule[:1])])
+            until_s = min([goal_s, *(change.from_ts for change in self.schedule[:1])])
             if until_s <= self.decided_s:
                 break
             self._decide_until(until_s)
@@ -497,7 +525,8 @@ class Flow:
             many.known([book.marks for book in books]),
         )
         for book in self.facts.values():
-            book.prune(until_s)
+            if len(book.marks) > 1 or len(book.interest) > 1 or len(book.funding) > 1:
+                book.prune(until_s)
         if not len(rows.ts):
             return
         names = tuple(self.assets)
@@ -678,6 +707,28 @@ def _carried(old: flow.RowParams, new: flow.RowParams, state: flow.RowState) -> 
     ):
         kept["perp_close"] = -1
     return flow.RowState(**kept)
+
+
+def _joined(blocks: Sequence[Trades]) -> Trades:
+    """Put blocks one after the other; those of one message lie so already (`wire.decode`), and need no copy."""
+    whole = _bases(blocks[0]) if blocks else []
+    count = sum(len(block.id) for block in blocks)
+    if not whole or not all(isinstance(base, np.ndarray) and base.shape == (count,) for base in whole):
+        return concat([empty(Trades), *blocks])
+    place = _address(whole[0])
+    for block in blocks:
+        if _address(block.id) != place or any(a is not b for a, b in zip(_bases(block), whole, strict=True)):
+            return concat([empty(Trades), *blocks])
+        place += block.id.nbytes
+    return Trades(*whole)
+
+
+def _bases(columns: tuple[Any, ...]) -> list[Any]:
+    return [column.base for column in columns]
+
+
+def _address(column: Any) -> int:
+    return int(column.__array_interface__["data"][0])
 
 
 def _pick(block: Block, index: NDArray[Any]) -> Block:

@@ -1,7 +1,7 @@
 """The loop: pull, decide, publish, store, snapshot, acknowledge; and from where it begins.
 
-Rows are published before anything is stored, because somebody waits for them; then the effects are stored, then the
-state with its place in the stream, and only then is the stream acknowledged. All of it may be done twice: a crash
+Rows are published before anything is stored, because somebody waits for them. Then, beside the next pulls, the effects are
+stored, then the state with its place in the stream, and only then is the stream acknowledged. All of it may be done twice: a crash
 anywhere goes on from the last snapshot, decides the same again, and the bus and the store know what they have.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from squeeze_cvd.flowing import SECOND_NS, Effects, Flow, Remake, names_of
+from squeeze_cvd.flowing import SECOND_NS, Effects, Flow, Remake, joined, names_of
 from squeeze_cvd.freezing import FORMAT, freeze, thaw
 from squeeze_cvd.keeping import Keep
 from squeeze_cvd.warming import seek, warm
@@ -31,6 +31,8 @@ from squeezecore.wire import RepairBatch, RowBatch
 
 PULL = 2_000  # messages at a time
 PULL_S = 1.0
+STORE_S = 1.0  # effects other than rows wait so long for company: an insert costs ten milliseconds whatever is in it
+BEHIND_MAX = 8  # pulls whose effects are not stored yet; then nothing more is pulled
 SNAPSHOT_S = 1.0  # loop time between two snapshots at least
 SNAPSHOT_BYTES_S = 1_000_000  # a larger state is stored less often: so many bytes a second
 REMAKES = 4  # repairs between two pulls
@@ -38,6 +40,7 @@ REMAKE_S = 1.0  # until a repair whose prints are not recorded yet is tried agai
 REMAKE_S_MAX = 60.0  # after that it is done with what there is
 STALE_S = 12  # without a watermark for so long while others go on: ingest is dead
 DAY_S = 86_400
+WEIGHING_S = 60  # after midnight new weights hold
 
 Assets = dict[str, AssetConfig]
 
@@ -65,36 +68,42 @@ class Cvd:
         self.last_rows: dict[str, Rows] = {}
         self._shares, self._from_bars = shares, from_bars
         self._wanted: tuple[Assets, dict[str, Instrument]] | None = None
-        self._weighed_s = -1  # the midnight whose shares hold
+        self._followed: object = None  # the list that the schedule has in it
+        self._weighed_s = -1  # when weights were last taken
         self._stirred = asyncio.Event()
         self._created = ""
         self._snapshot_s = -SNAPSHOT_S
         self._snapshot_bytes = 0
         self._stored_seq = -1
+        self._unstored: list[Effects] = []
+        self._storing: asyncio.Task[None] | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._hurry = False  # rows are out and not stored
+        self._store_s = -STORE_S
         self._tried: dict[str, tuple[float, float]] = {}  # remake → when it was first and last tried
-        self._reader: Reader | None = None
 
     async def run(self) -> None:
         """Run until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             tasks.create_task(self._watch())
             tasks.create_task(self._run())
 
     async def _run(self) -> None:
-        reader = self._reader = await self._begin()
+        reader = await self._begin()
         self.state = "RUNNING"
         while True:
-            await self._reconfigure()
-            deliveries = await reader.pull(PULL, PULL_S)
+            await self._reconfigure(reader)
+            held = self.flow.hold_s == self.flow.decided_s >= 0  # what came is not used up
+            deliveries = [] if held else await reader.pull(PULL, PULL_S)
             for each in deliveries:
                 self.flow.take(each.message, each.seq)
             self.messages += len(deliveries)
+            self._hold()
             self.flow.decide()
-            busy = await self._carry_out()
-            self.decided_s = self.flow.decided_s
-            busy = await self._remake() or busy
-            await self._snapshot(reader, busy=busy)
-            self.lag = await reader.lag() if deliveries else 0
+            await self._publish()
+            await self._store(reader)
+            await self._remake(reader)
 
     # -- where it begins -----------------------------------------------------------------------------------------------
 
@@ -124,7 +133,9 @@ class Cvd:
                 f"{error}; to go on from the stored bars instead of the snapshot, start cvd once with SQUEEZE_FROM_BARS=true"
             ) from error
         if found is None:  # whatever comes, the next start begins here too
-            await self._store_state()
+            seq = self.flow.seq
+            await self._kit.in_thread(self._keep.put_snapshot, self.flow.decided_s, seq, self._frozen())
+            self._stored_seq = seq
         return reader
 
     async def _recall(self) -> None:
@@ -176,88 +187,117 @@ class Cvd:
             return False
         return True
 
-    async def _reconfigure(self) -> None:
+    async def _reconfigure(self, reader: Reader | None = None) -> None:
         """Bring a changed list, or a new day's weights, into the schedule: stored first, then said, then followed."""
+        decided_s = self.flow.decided_s
+        weigh = self._shares and decided_s >= 0 and self._next_weighing_s(decided_s) == decided_s != self._weighed_s
+        if self._wanted is None and weigh:
+            await self._stirred.wait()
         if self._wanted is None:
             return
+        if self._wanted is self._followed and not weigh:
+            return
+        if weigh and reader is not None:
+            await self._store(reader, all_of_it=True)  # the turnover of yesterday's last hour
         assets, instruments = self._wanted
-        if self._shares:
-            assets = await self._weighed(assets, instruments)
-        changes = self.flow.plan(assets)
+        if self._shares and decided_s >= DAY_S:
+            midnight_s = (decided_s - WEIGHING_S) // DAY_S * DAY_S
+            shares = self._keep.volume_shares
+            assets = {
+                name: await self._kit.in_thread(shares, config, instruments, midnight_s)
+                for name, config in assets.items()
+            }
+        changes = self.flow.plan(assets, decided_s if weigh else -1)
         if changes:
             await self._kit.in_thread(self._keep.put_changes, changes)
             await self._bus.publish_all(changes)
             self.flow.change(changes, instruments)
             self._kit.log.info("assets change", from_ts=changes[0].from_ts, assets=[change.asset for change in changes])
-        if not self._shares:
-            self._wanted = None
+        self._followed, self._weighed_s = self._wanted, decided_s
 
-    async def _weighed(self, assets: Assets, instruments: dict[str, Instrument]) -> Assets:
-        """Weigh markets by yesterday's turnover, as it is known since midnight."""
-        midnight_s = self.flow.rolled_s // DAY_S * DAY_S
-        if midnight_s <= 0:
-            return assets
-        shares = self._keep.volume_shares
-        return {
-            name: await self._kit.in_thread(shares, config, instruments, midnight_s) for name, config in assets.items()
-        }
+    def _next_weighing_s(self, second: int) -> int:
+        """Return the first second at or after one from which new weights hold: the same in every run over the same facts."""
+        return -((WEIGHING_S - second) // DAY_S) * DAY_S + WEIGHING_S
+
+    def _hold(self) -> None:
+        """Let no row pass the second from which new weights hold before they are there."""
+        at = self.flow.decided_s if self.flow.decided_s >= 0 else self.flow.first_s
+        if self._shares and at >= 0:
+            self.flow.hold_s = self._next_weighing_s(at + 1)
 
     # -- effects -------------------------------------------------------------------------------------------------------
 
-    async def _carry_out(self) -> bool:
-        """Publish and store what was decided; say whether there was anything."""
+    async def _publish(self) -> None:
+        """Say what was decided; it is stored after that, beside the next pull."""
         effects = self.flow.effects()
-        if not effects:
-            return False
+        self._unstored.append(effects)
         if effects.rows:
             await self._bus.publish_all(effects.rows)
             self.published += len(effects.rows)
-            self._remember(effects)
-        await self._kit.in_thread(self._keep.put, effects)
-        return True
+            self._hurry = True
+            last = effects.rows[-1]
+            for at, asset in enumerate(last.assets):
+                self.last_rows[asset] = Rows(*(column[at : at + 1] for column in last.rows))
 
-    def _remember(self, effects: Effects) -> None:
-        last = effects.rows[-1]
-        for at, asset in enumerate(last.assets):
-            self.last_rows[asset] = Rows(*(column[at : at + 1] for column in last.rows))
-
-    async def _snapshot(self, reader: Reader, *, busy: bool) -> None:
-        """Store the state with its place, then acknowledge; not more often than its size allows."""
+    async def _store(self, reader: Reader, *, all_of_it: bool = False) -> None:
+        """Begin to store what is not stored yet: after each second of rows, else once a second; one such task at a time."""
+        while self._storing is not None:
+            if not self._storing.done() and len(self._unstored) < BEHIND_MAX and not all_of_it:
+                return
+            begun, self._storing = self._storing, None
+            await begun
+            all_of_it = all_of_it and bool(self._unstored_facts())
         now_s = asyncio.get_running_loop().time()
-        pause_s = max(SNAPSHOT_S, self._snapshot_bytes / SNAPSHOT_BYTES_S)
-        if now_s < self._snapshot_s + pause_s or (not busy and self.flow.seq == self._stored_seq):
+        if not (self._hurry or all_of_it or now_s >= self._store_s + STORE_S):
             return
-        self.flow.settle()  # may find late prints
-        await self._carry_out()
-        self._snapshot_bytes = await self._store_state()
-        await reader.ack(self.flow.seq)
-        self._snapshot_s = now_s
+        if not self._unstored_facts() and self.flow.seq == self._stored_seq:
+            self._unstored.clear()
+            return
+        body: bytes | None = None
+        pause_s = max(SNAPSHOT_S, self._snapshot_bytes / SNAPSHOT_BYTES_S)
+        if now_s >= self._snapshot_s + pause_s:
+            self.flow.settle()  # may find late prints
+            self._unstored.append(self.flow.effects())
+            body = self._frozen()
+            self._snapshot_s, self._snapshot_bytes = now_s, len(body)
+        made, self._unstored = joined(self._unstored), []
+        self._store_s, self._hurry = now_s, False
+        assert self._tasks is not None
+        storing = self._store_all(made, body, self.flow.decided_s, self.flow.seq, reader)
+        self._storing = self._tasks.create_task(storing)
+        if all_of_it:
+            await self._store(reader, all_of_it=True)
 
-    async def _store_state(self) -> int:
-        """Store the state with its place in the stream; return how large it is."""
-        body = msgspec.msgpack.encode((self._created, freeze(self.flow)))
-        await self._kit.in_thread(self._keep.put_snapshot, self.flow.decided_s, self.flow.seq, body)
-        self._stored_seq = self.flow.seq
-        return len(body)
+    def _unstored_facts(self) -> bool:
+        return any(self._unstored)
+
+    async def _store_all(self, made: Effects, body: bytes | None, decided_s: int, seq: int, reader: Reader) -> None:
+        """Effects, then the state that has them behind it, then the stream's place."""
+        await self._kit.in_thread(self._keep.put, made)
+        if body is not None:
+            await self._kit.in_thread(self._keep.put_snapshot, decided_s, seq, body)
+            await reader.ack(seq)
+            self._stored_seq = seq
+            self.lag = await reader.lag()
+        self.decided_s = decided_s
+
+    def _frozen(self) -> bytes:
+        return msgspec.msgpack.encode((self._created, freeze(self.flow)))
 
     # -- repairs -------------------------------------------------------------------------------------------------------
 
-    async def _remake(self) -> bool:
+    async def _remake(self, reader: Reader) -> None:
         """Make a few late or proved seconds again; what is not possible yet is tried later."""
         now_s = asyncio.get_running_loop().time()
-        done = 0
-        for name in self.flow.due():
-            first_s, last_s = self._tried.get(name, (now_s, now_s - REMAKE_S))
-            if done == REMAKES:
-                break
-            if now_s < last_s + REMAKE_S:
-                continue
-            done += 1
+        due = [name for name in self.flow.due() if now_s >= self._tried.get(name, (0.0, -REMAKE_S))[1] + REMAKE_S]
+        if due:
+            await self._store(reader, all_of_it=True)  # what is made again is what is stored
+        for name in due[:REMAKES]:
+            first_s = self._tried.get(name, (now_s, 0.0))[0]
             if await self._remake_one(name, forced=now_s >= first_s + REMAKE_S_MAX):
                 self._tried.pop(name, None)
             else:
                 self._tried[name] = (first_s, now_s)
-        return done > 0
 
     async def _remake_one(self, name: str, *, forced: bool) -> bool:
         """Bars first, then the rows they are part of: said, then stored. False: prints are not recorded yet."""
@@ -274,7 +314,7 @@ class Cvd:
                 start_s, end_s = min(start_s, int(newer.ts[0])), max(end_s, int(newer.ts[-1]) + 1)
         await self._remake_rows(name, start_s, min(end_s + 61, state.decided_s))
         state.forget(name, remake)
-        await self._carry_out()
+        self._unstored.append(state.effects())
         return True
 
     async def _remake_rows(self, name: str, start_s: int, end_s: int) -> None:

@@ -72,7 +72,7 @@ def _warm_feed(feed: Feed, keep: Keep, last: dict[str, int], decided_s: int) -> 
         states.append(state)
         recorded = keep.prints(name, end_s, end_s + LOOK_S)  # the stream may have lost some
         if len(recorded.id):
-            feed.waiting.append((slot, recorded))
+            feed.waiting.append((np.full(len(recorded.id), slot), recorded))
         feed.closed_s = max(feed.closed_s, end_s)
         later = int(np.searchsorted(bars.ts, decided_s))
         if later < len(bars.ts):
