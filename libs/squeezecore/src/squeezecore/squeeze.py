@@ -1309,6 +1309,16 @@ def scan(params: SqueezeParams, state: SqueezeState, rows: Rows) -> tuple[Squeez
     return state, features
 
 
+def flow_z(state: SqueezeState) -> tuple[Floats, Floats]:
+    """Return spot and perp flow of each of `WINDOWS` in swings, as of the last second scanned; NaN before swings exist."""
+    if not state.whole[I_READY]:
+        unknown = np.full(len(WINDOWS), np.nan)
+        return unknown, unknown
+    spot, perp = (state.whole[first : first + len(WINDOWS)] for first in (I_SPOT, I_PERP))
+    swings = state.swings
+    return spot / swings[Q_SPOT : Q_SPOT + len(WINDOWS)], perp / swings[Q_PERP : Q_PERP + len(WINDOWS)]
+
+
 def entry_blockers(flags: int, score_milli: int, params: SqueezeParams) -> tuple[str, ...]:
     """Name what keeps a second from being an entry, as far as the rows know; empty: phase 5 decides.
 
