@@ -103,7 +103,6 @@ class Child:
         self.program = program
         self.sight = Sight(program.name)
         self.log = log
-        self.was_ready = asyncio.Event()
         self._environment = environment
         self._tell = tell
         self._process: asyncio.subprocess.Process | None = None
@@ -237,8 +236,6 @@ class Child:
         sight, now = self.sight, asyncio.get_running_loop().time()
         sight.state = str(told.get("state", "RUNNING"))
         sight.ready = not reason
-        if sight.ready:
-            self.was_ready.set()
         sight.lag_s = told.get("lag_s")
         sight.error = reason or str(told.get("last_error") or "")
         count = int(told.get("messages") or 0)

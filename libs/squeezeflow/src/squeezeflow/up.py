@@ -39,7 +39,8 @@ PORT_BASE = 8710  # where the services answer, if nobody else does there
 LOOK_S = 1.0
 GRACE_S = 10.0  # how long the servers stay when we were killed
 HISTORY_DAYS = 2  # whole days before today, so that a simulated market finds the strategy warm
-INGEST_S_MAX = 10.0  # how long the end of the history waits for the first feed
+INGEST_S_MAX = 30.0  # how long the end of the history waits for the feeds
+FEEDS_AHEAD_S = 1.5  # by how much it then overlaps with them
 SPEED_MAX = 100_000
 CAPITAL_USD = (100, 1_000_000_000)
 SOURCE_KEY = "up.source"  # whose market the store holds
@@ -246,6 +247,7 @@ class _Up:
         self._began = time.monotonic()
         self._keeping: dict[str, asyncio.Task[None]] = {}
         self._assets: dict[str, AssetConfig] = {}
+        self._looked = asyncio.Event()
 
     async def run(self) -> int:
         """Start, watch, stop."""
@@ -420,17 +422,25 @@ class _Up:
         assets = tuple(sorted(self._assets))
         try:
             made = await asyncio.to_thread(fill_days, self._store, seed, assets, now)
-            ingest = next((child for child in self.children if child.program.name == "ingest"), None)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(INGEST_S_MAX):
-                    if ingest is not None:
-                        await ingest.was_ready.wait()
+            await self._feeds_run()
             rows = await asyncio.to_thread(fill_today, self._store, seed, assets, _venue_start(self.request))
         except UsageError as error:
             self._tell(f"no history was made: {error}")
             return
         if made or rows:
             self._tell(f"history of sim:{seed}: {made} days of assets, and {rows:,} seconds of today until now")
+
+    async def _feeds_run(self) -> None:
+        """Wait until every feed has been up for a second: the history has to reach into what they have heard."""
+        sight = next((child.sight for child in self.children if child.program.name == "ingest"), None)
+        if sight is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INGEST_S_MAX):
+                while not (sight.ready and sight.state == "RUNNING"):
+                    await self._looked.wait()
+                    self._looked.clear()
+                await asyncio.sleep(FEEDS_AHEAD_S)
 
     # --- watch ---
 
@@ -449,6 +459,7 @@ class _Up:
                     for child in self.children:
                         child.restart()
                 self._show()
+                self._looked.set()
                 if not ready and all(sight.ready for sight in self._sights()):
                     ready = True
                     after_s = time.monotonic() - self._began
