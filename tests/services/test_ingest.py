@@ -461,3 +461,32 @@ def test_single_prints_are_read_and_their_holes_closed_from_the_recent_ones(sour
         assert any(fact.instrument == LINEAR for fact in heard.marks)
 
     in_world(source, single)
+
+
+def test_a_mad_time_moves_no_promise_and_delays_nothing_else(source):
+    async def mad(world: World) -> None:
+        await world.watch(LINEAR)
+        fleet = world.begin()
+        await asyncio.sleep(10)
+        feed = feed_of(fleet, LINEAR)
+        [link] = world.exchange.open
+        high_id = feed.batcher.tapes[LINEAR].high_id
+        frame = {
+            "e": "aggTrade",
+            "E": 1,
+            "s": "BTCUSDT",
+            "a": high_id + 10**6,
+            "p": "1.0",
+            "q": "1.000",
+            "f": 1,
+            "l": 1,
+        }
+        link.say(msgspec.json.encode(frame | {"T": (START_NS + 10**6 * NS) // 10**6, "m": True}))
+        await asyncio.sleep(20)
+        assert abs(world.clock.now_ns() - feed.marked_ns) < 14 * NS
+        heard = await world.heard()
+        assert max(mark.exchange_ns for mark in heard.watermarks) < world.clock.now_ns()
+        assert heard.trades(LINEAR).id[-1] > high_id + 20
+        assert abs(feed.wall_skew_ns) < NS
+
+    in_world(source, mad)

@@ -21,7 +21,7 @@ from squeezecore.venues import Feed as Stream
 from squeezecore.venues import Section, Venue, trades_of
 
 PARALLEL = 4  # questions at once, of one feed
-LOOK_S = 0.1
+LOOK_S = 0.2
 HOLE_S_MIN = 0.25  # prints may merely have overtaken one another
 DOUBT_S_MIN = 1.0  # the next print may show by itself that nothing was missed
 RETRY_S, RETRY_S_MAX = 0.5, 300.0

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from squeeze_ingest.links import Connect, Link, LinkError
-from squeeze_ingest.promises import Skew, promise_ns
+from squeeze_ingest.promises import GRACE_NS, Skew, promise_ns
 from squeezecore.market import Instrument
 from squeezecore.venues import Control, Parsed, Section, Venue
 from squeezecore.venues import Feed as Stream
@@ -72,6 +72,7 @@ class _Ear:
         self.asked_s: float | None = None  # when we asked for a sign of life that has not come
         self.newest_ns = 0  # of the venue's times
         self.asked_ns: int | None = None  # when we asked for the sign of life that came last, monotonic
+        self._unsure: tuple[int, int] | None = None  # (when we heard of it, monotonic; the venue's time)
         self.event_s = 0.0  # when the venue last told a time
         self.skew = Skew()  # of the monotonic clock: nobody can set it
 
@@ -108,10 +109,25 @@ class _Ear:
                 newest_ns = max(newest_ns, getattr(event, "exchange_ns", 0))
         self.heard_s = self._loop.time()
         if newest_ns > 0:
-            self.skew.observe(round(self.heard_s * 1e9) - newest_ns, self.heard_s)
-            self.newest_ns = max(self.newest_ns, newest_ns)
-            self.event_s = self.heard_s
+            self._believe(newest_ns)
         host.heard(self._line, parsed, len(frames), newest_ns)
+
+    def _believe(self, newest_ns: int) -> None:
+        """Take the newest time of some frames, if the venue's clock can have come so far.
+
+        Where that is not known, or it has come further, once the next frames do not belie it: a single mad time moves nothing.
+        """
+        now_ns, skew_ns = round(self.heard_s * 1e9), self.skew.ns
+        doubted = [] if self._unsure is None or self._unsure[1] > newest_ns + GRACE_NS else [self._unsure]
+        if skew_ns is not None and newest_ns <= now_ns - skew_ns + GRACE_NS:
+            doubted.append((now_ns, newest_ns))
+            self._unsure = None
+        else:
+            self._unsure = (now_ns, newest_ns)
+        for heard_ns, told_ns in doubted:
+            self.skew.observe(heard_ns - told_ns, heard_ns / 1e9)
+            self.newest_ns = max(self.newest_ns, told_ns)
+        self.event_s = self.heard_s
 
     def _answered(self, answer: Control) -> None:
         waiting = self.acks.pop(answer.request_id, None)
