@@ -422,6 +422,8 @@ class _Up:
         assets = tuple(sorted(self._assets))
         try:
             made = await asyncio.to_thread(fill_days, self._store, seed, assets, now)
+            if not await asyncio.to_thread(_without_rows, self._store, assets, _day(now)):
+                return
             await self._feeds_run()
             rows = await asyncio.to_thread(fill_today, self._store, seed, assets, _venue_start(self.request))
         except UsageError as error:
@@ -555,12 +557,16 @@ def fill_days(store: Store, seed: int, assets: Sequence[str], now_s: int) -> int
     """Simulate the whole days before `now_s` of which nothing is stored; return how many were made, of all assets."""
     made = 0
     for back in range(HISTORY_DAYS, 0, -1):
-        day = dt.datetime.fromtimestamp(now_s, dt.UTC).date() - dt.timedelta(back)
+        day = _day(now_s) - dt.timedelta(back)
         missing = _without_rows(store, assets, day)
         if missing:
             operations.simulate(store, operations.SimulateRequest(assets=missing, start=day, days=1, seed=seed))
             made += len(missing)
     return made
+
+
+def _day(second: int) -> dt.date:
+    return dt.datetime.fromtimestamp(second, dt.UTC).date()
 
 
 def _without_rows(store: Store, assets: Sequence[str], day: dt.date) -> tuple[str, ...]:
@@ -573,7 +579,7 @@ def fill_today(store: Store, seed: int, assets: Sequence[str], now_s: int) -> in
     """Simulate the seconds from midnight until `now_s` where nothing of the day is stored; return how many rows were made."""
     from squeezecore import simulator  # noqa: PLC0415 - compiles on first use
 
-    today = dt.datetime.fromtimestamp(now_s, dt.UTC).date()
+    today = _day(now_s)
     assets = _without_rows(store, assets, today)
     if not assets or now_s % DAY_S == 0:
         return 0
