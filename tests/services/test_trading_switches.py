@@ -196,7 +196,7 @@ def test_who_was_replaced_ends():
 
 
 def test_parameters_hold_from_the_same_second_after_a_restart():
-    others = {"entry_score": 6.0, "cooldown_s": 0}
+    others, last = {"entry_score": 6.0, "cooldown_s": 0}, {"entry_score": 4.5}
 
     async def scene(stage: Stage, batches: list[Any]) -> None:
         tasks = [stage.begin("strategy"), stage.begin("executor")]
@@ -213,21 +213,26 @@ def test_parameters_hold_from_the_same_second_after_a_restart():
         await stage.until(batches[799].ts, *tasks)
         tasks[0].cancel()
         del stage.memory.snapshots["strategy"][1:]  # far behind: what it decides again must be the same
+        await bus.put("config", "params", canonical(last))
         tasks[0] = stage.begin("strategy")
         await stage.publish(batches[800:])
         await stage.until(batches[-1].ts, *tasks)
         log = msgspec.json.decode((await bus.get("config", "params.log"))[0])
-        assert [swap["from_ts"] for swap in log] == [batches[400].ts]
+        assert [swap["from_ts"] for swap in log] == [batches[400].ts, batches[800].ts]
         for task in tasks:
             task.cancel()
 
     drawn = busy_world()
     stage = play(drawn, scene)
-    border, changed = int(drawn.rows["BTC"].ts[400]), params_from(others).hash
-    found = [(one.ts >= border, one.params_hash == changed) for one in stage.memory.of("decisions")]
-    assert {True, False} == {later for later, _ in found}
-    assert all(later == new for later, new in found)
-    assert all(one.params_hash == changed for one in stage.memory.of("signals") if one.ts >= border)
+    ts = drawn.rows["BTC"].ts
+    hashes = [params_from(values).hash for values in ({"cooldown_s": 0}, others, last)]
+
+    def due(second: int) -> str:
+        return hashes[int(second >= ts[400]) + int(second >= ts[800])]
+
+    said = [*stage.memory.of("decisions"), *stage.memory.of("signals")]
+    assert {one.params_hash for one in said} == set(hashes)
+    assert all(one.params_hash == due(one.ts) for one in said)
 
 
 def test_assets_come_and_go_and_what_is_held_stays_until_it_is_left():

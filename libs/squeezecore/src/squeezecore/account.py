@@ -279,11 +279,12 @@ class Account:
 
     def begin_day(self) -> None:
         """Group assets by the correlation of their hourly returns over the last week; holds until the next day begins."""
-        hours = min((len(closes) for closes in self._hours.values()), default=0)
-        if len(self._hours) < 2 or hours <= CLUSTER_HOURS_MIN:
+        known = {asset: closes for asset, closes in self._hours.items() if len(closes) > CLUSTER_HOURS_MIN}
+        if len(known) < 2:
             self.clusters = ()
             return
-        returns = {asset: _hourly_returns(closes[-hours:]) for asset, closes in self._hours.items()}
+        hours = min(map(len, known.values()))
+        returns = {asset: _hourly_returns(closes[-hours:]) for asset, closes in known.items()}
         self.clusters = risk.clusters(risk.correlations(returns), self._limits.correlation_min)
 
     def end_day(self, asset: str, hour_closes: Sequence[int]) -> None:

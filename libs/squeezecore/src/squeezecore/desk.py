@@ -305,6 +305,11 @@ class Desk:
         return self._swaps[-1][1] if self._swaps else self.params
 
     @property
+    def swapped_ts(self) -> int:
+        """Return the second from which the last of the known swaps holds; −1 where all are done."""
+        return self._swaps[-1][0] if self._swaps else NEVER
+
+    @property
     def waits(self) -> bool:
         """Tell whether rows were taken that cannot be decided before the account says more."""
         return bool(self._stamps)

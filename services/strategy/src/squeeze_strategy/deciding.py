@@ -334,7 +334,8 @@ class Strategy:
         params, self._wanted_params = self._wanted_params, None
         if params is None or params == self.desk.params_after:
             return
-        from_ts = self.desk.taken_ts + 1
+        # what was said before a restart was decided with the old ones, and will be again
+        from_ts = max(self.desk.taken_ts, self._until_ts, self.desk.swapped_ts) + 1
         before = self.desk.params_after
         await accounts.log_swap(self._bus, Swap(from_ts=from_ts, params=params))
         self._swaps, _ = await accounts.swaps_of(self._bus)
