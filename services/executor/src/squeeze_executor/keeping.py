@@ -12,7 +12,7 @@ from squeezecore.adapters.accounts import Plan, plan_key
 from squeezecore.adapters.flowstore import Snapshot
 from squeezecore.adapters.scanning import code_version
 from squeezecore.adapters.store import Store
-from squeezecore.adapters.tradestore import Switched
+from squeezecore.adapters.tradestore import Standing, Switched
 from squeezecore.exchange import Payment
 from squeezecore.spec import canonical
 from squeezecore.trading import Decision, Fill, Order, OrderUpdate
@@ -43,6 +43,7 @@ class Records:
         self.payments: list[Payment] = []
         self.decisions: list[Decision] = []
         self.equity: dict[int, int] = {}
+        self.standings: list[Standing] = []
 
     def add(self, happened: Happened) -> None:
         """Take what happened."""
@@ -53,7 +54,7 @@ class Records:
         self.decisions += happened.decisions
 
     def __bool__(self) -> bool:
-        return bool(self.orders or self.updates or self.fills or self.payments or self.decisions or self.equity)
+        return any(vars(self).values())
 
 
 class Keep:
@@ -71,6 +72,7 @@ class Keep:
         tradestore.insert_fills(store, account, records.fills)
         tradestore.insert_payments(store, account, records.payments)
         tradestore.insert_equity(store, account, records.equity)
+        tradestore.insert_standings(store, account, records.standings)
         if records.decisions:
             store.insert_decisions(tradestore.live_run(account), records.decisions)
 

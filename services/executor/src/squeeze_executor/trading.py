@@ -23,8 +23,10 @@ from squeezecore.adapters.accounts import Plan
 from squeezecore.adapters.bus import BusError, Fenced, Reader
 from squeezecore.adapters.service import Kit
 from squeezecore.adapters.store import StoreError
+from squeezecore.adapters.tradestore import Standing
 from squeezecore.errors import UsageError
 from squeezecore.market import DAY_S, Instrument
+from squeezecore.risk import TradingState
 from squeezecore.settling import SettledSecond, Settling
 from squeezecore.trading import USD_E8, Order, OrderState, Signal
 from squeezecore.wire import Clock, Decided, FundingFact, RowBatch, Sending
@@ -73,6 +75,7 @@ class Executor:
         self._place = Place()
         self._seqs: deque[tuple[int, int]] = deque()  # second of rows → their sequence
         self._sent_before: set[str] = set()  # orders that went out, or may have, before this start
+        self._stood: tuple[TradingState, bool] | None = None  # as last kept
         self._until_ts = -1  # what was said before this start reaches so far
         self._stirred = asyncio.Event()
         self._records, self._to_store = Records(), asyncio.Event()
@@ -180,6 +183,8 @@ class Executor:
                     self._sent_before.add(message.order.id)
                 elif isinstance(message, Clock):
                     self._until_ts = max(self._until_ts, message.settled_ts)
+                    standing = message.standing
+                    self._note_standing(message.settled_ts, standing.state, kill_switch=standing.kill_switch)
                 elif isinstance(message, Order | Decided | Signal):
                     self.settling.hear(message)
                 self._place = self._place._replace(trade_seq=each.seq)
@@ -296,6 +301,9 @@ class Executor:
             await self.switchboard.read()
             settling.account.state = self.switchboard.state
             settling.account.kill_switch = self.switchboard.kill_switch
+            if settling.settled_ts > self._until_ts:
+                state, kill_switch = self.switchboard.state, self.switchboard.kill_switch
+                self._note_standing(settling.settled_ts, state, kill_switch=kill_switch, judging=True)
         for order in settling.judge(self._sent_before, self._until_ts):
             await self._send(order)
             self._sent_before.discard(order.id)
@@ -329,6 +337,8 @@ class Executor:
         if ts // DAY_S != settling.settled_ts // DAY_S and settling.settled_ts >= 0:
             self._freeze(ts // DAY_S * DAY_S)
         await self._await_funding(ts)
+        if ts > self._until_ts:
+            self._note_standing(ts, settling.account.state, kill_switch=settling.account.kill_switch)
         second = settling.settle()
         while self._seqs and self._seqs[0][0] <= ts:
             self._place = self._place._replace(flow_seq=self._seqs.popleft()[1])
@@ -387,6 +397,13 @@ class Executor:
         self.counts["payments"] += len(happened.payments)
         self._records.add(happened)
         if self._records:
+            self._to_store.set()
+
+    def _note_standing(self, ts: int, state: TradingState, *, kill_switch: bool, judging: bool = False) -> None:
+        """Keep from when on the account might do what."""
+        if (state, kill_switch) != self._stood:
+            self._stood = state, kill_switch
+            self._records.standings.append(Standing(ts, judging, str(state), kill_switch))
             self._to_store.set()
 
     # -- what is kept --------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def _prove_trading(
     """Prove the trading side, or say why that cannot be done."""
     try:
         span = parity_trading.span_of(store, request.account, flows.start_s)
-        span, notes = _bounded(store, request.account, span, changes)
+        span, notes = _bounded(span, changes)
     except (DataHoleError, UsageError) as error:
         return None, [comparing.unproved(kind, str(error)) for kind in KINDS], 0, 0
     traded = {asset: pieces[0][2].traded for asset, pieces in flows.configs.items()}
@@ -157,18 +157,9 @@ def _prove_trading(
     return span, [msgspec.structs.replace(proof, note=said) for proof in proofs], seen.seconds, seen.repaired
 
 
-def _bounded(store: Store, account: str, span: Span, changes: list[AssetChange]) -> tuple[Span, list[str]]:
-    """End a span where somebody changed what no table tells the second of: switches, and which assets are traded."""
+def _bounded(span: Span, changes: list[AssetChange]) -> tuple[Span, list[str]]:
+    """End a span where somebody changed which assets are traded: no table tells the second from which the account knew."""
     notes = []
-    table = store.query(
-        "SELECT min(at_ns) AS first, count() AS n FROM switches WHERE account = {account:String} "
-        "AND at_ns >= {start:Int64} AND at_ns < {end:Int64}",
-        {"account": account, "start": span.start_s * 10**9, "end": span.until_s * 10**9},
-    )
-    if table["n"][0].as_py():
-        at = int(table["first"][0].as_py()) // 10**9 - 60
-        notes.append(f"switches were changed at second {at + 60}, proved up to a minute before")
-        span = span._replace(until_s=min(span.until_s, at))
     traded: dict[str, str] = {}
     for change in sorted(changes, key=lambda change: change.from_ts):
         now = "" if change.config is None else change.config.traded

@@ -8,6 +8,7 @@ the tables hold everything, so a day that is still running can be looked at, too
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,10 +20,12 @@ from squeezecore.adapters.accounts import PARAMS_LOG, Plan, Swap
 from squeezecore.adapters.comparing import Proof
 from squeezecore.adapters.flowstore import Snapshot
 from squeezecore.adapters.store import Store
+from squeezecore.adapters.tradestore import Standing
 from squeezecore.desk import Desk, signal_of
 from squeezecore.errors import DataHoleError, UsageError
 from squeezecore.exchange import Payment
 from squeezecore.market import DAY_S, Instrument, Rows, concat, cut, empty
+from squeezecore.risk import TradingState
 from squeezecore.settling import SettledSecond, Settling
 from squeezecore.squeeze import SqueezeParams
 from squeezecore.trading import USD_E8, Decision, Fill, Order, OrderUpdate, Signal
@@ -178,9 +181,10 @@ class Seen:
 class Life:
     """Both machines of an account, and what they have said and done."""
 
-    def __init__(self, desk: Desk, settling: Settling, until_s: int) -> None:
+    def __init__(self, desk: Desk, settling: Settling, until_s: int, standings: Sequence[Standing] = ()) -> None:
         self.desk, self.settling = desk, settling
         self._until_s = until_s
+        self._standings = deque(sorted(standings))
         self.lived = Lived([], [], [], [], [], [], [])
 
     def take(self, batches: Sequence[RowBatch]) -> None:
@@ -207,14 +211,23 @@ class Life:
     def _settle(self) -> bool:
         settling = self.settling
         if settling.may_judge:
+            self._stand(settling.settled_ts, judging=True)
             for order in settling.judge():
                 settling.submit(order)
             self._note(settling.account.take())
             return True
         if not 0 <= settling.next_ts < self._until_s:
             return False
+        self._stand(settling.next_ts, judging=False)
         self._note_second(settling.settle())
         return True
+
+    def _stand(self, ts: int, *, judging: bool) -> None:
+        """Let the account do what it might do by then."""
+        while self._standings and self._standings[0][:2] <= (ts, judging):
+            standing = self._standings.popleft()
+            self.settling.account.state = TradingState(standing.state)
+            self.settling.account.kill_switch = standing.kill_switch
 
     def _note_second(self, second: SettledSecond) -> None:
         self._note(second.happened)
@@ -244,11 +257,9 @@ def live_again(
     settling = Settling(assets, plan.costs, plan.limits, plan.capital_usd * USD_E8, account)
     settling.restore(_state(span.account))
     _catch_up(store, account, desk, settling)
-    if desk.standing is not None:
-        settling.account.state, settling.account.kill_switch = desk.standing.state, desk.standing.kill_switch
     for instrument in assets.values():
         _tell_funding(store, instrument, settling, span)
-    life = Life(desk, settling, span.until_s)
+    life = Life(desk, settling, span.until_s, tradestore.standings(store, account, span.until_s))
     seen = Seen(store, sorted(assets))
     start_s = settling.settled_ts + 1 if settling.settled_ts >= 0 else desk.decided_ts + 1
     for batches in seen.hours(start_s, span.until_s):

@@ -98,6 +98,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "fills": ("run_id", *(name for name in Fill.__struct_fields__ if name != "account")),
     "payments": ("run_id", *Payment._fields),
     "equity": ("run_id", "ts", "equity_usd_e8"),
+    "standings": ("run_id", "ts", "judging", "state", "kill_switch"),
     "switches": ("account", "revision", "at_ns", "state", "kill_switch", "reason"),
     "trades": (
         *("instrument", "exchange_ns", "id", "price", "qty", "side", "twin", "received_ns", "quote_cents", "flags"),

@@ -35,6 +35,15 @@ class Switched(NamedTuple):
     reason: str
 
 
+class Standing(NamedTuple):
+    """From when on an account might trade or not."""
+
+    ts: int  # s
+    judging: bool  # from the judgement of this second's orders on, else from its settlement on
+    state: str
+    kill_switch: bool
+
+
 def live_run(account: str) -> str:
     """Return the run id of an account's live records.
 
@@ -72,6 +81,11 @@ def insert_payments(store: Store, account: str, payments: Sequence[Payment]) -> 
 def insert_equity(store: Store, account: str, points: Mapping[int, int]) -> None:
     """Store the account's worth in usd_e8 at some seconds."""
     _insert(store, "equity", account, ({"ts": ts, "equity_usd_e8": usd} for ts, usd in points.items()))
+
+
+def insert_standings(store: Store, account: str, standings: Sequence[Standing]) -> None:
+    """Store what the account might do, and since when."""
+    _insert(store, "standings", account, (standing._asdict() for standing in standings))
 
 
 def insert_switch(store: Store, switched: Switched) -> None:
@@ -113,6 +127,15 @@ def equity(
     """Return `(ts, equity_usd_e8)` of `[start_s, end_s)`, ascending."""
     rows = _select(store, "equity", "ts", account, start_s, end_s, limit)
     return tuple(np.array([row[name] for row in rows], np.int64) for name in ("ts", "equity_usd_e8"))  # type: ignore[return-value]
+
+
+def standings(store: Store, account: str, end_s: int = TS_MAX) -> list[Standing]:
+    """Return from when on the account might do what, before a second, oldest first."""
+    rows = _select(store, "standings", "ts", account, 0, end_s, ROWS_MAX)
+    found = [
+        Standing(**row)._replace(judging=bool(row["judging"]), kill_switch=bool(row["kill_switch"])) for row in rows
+    ]
+    return sorted(found)
 
 
 def last_switch(store: Store, account: str) -> Switched | None:
