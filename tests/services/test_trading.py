@@ -255,7 +255,7 @@ def test_answers_over_http(stage: Stage, market: Simulated) -> None:
         executor.post("/state", headers=bearer, json={"state": "reducing", "reason": "r"}).json()["state"] == "reducing"
     )
     assert executor.post("/state", headers=bearer, json={"state": "active", "reason": "r"}).status_code == 200
-    assert executor.post("/state", headers=bearer, json={"state": "halted", "reason": "r"}).status_code == 200
+    assert executor.post("/state", headers=bearer, json={"state": "HALTED", "reason": "r"}).status_code == 200
     refused = executor.post("/state", headers=bearer, json={"state": "active", "reason": "r"})
     assert (refused.status_code, "POST /resume" in refused.text) == (422, True)
     assert executor.post("/resume", headers=bearer, json={"reason": "r", "confirm": "other"}).status_code == 422

@@ -12,7 +12,7 @@ import msgspec
 from fastapi import APIRouter, HTTPException, Query
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from squeeze_executor.keeping import Keep
 from squeeze_executor.trading import COUNTS, Executor
@@ -55,6 +55,10 @@ class Settings(ServiceSettings):
     )
 
 
+def _lower(text: object) -> object:
+    return text.lower() if isinstance(text, str) else text
+
+
 class Reason(BaseModel, extra="forbid"):
     """Why somebody switches."""
 
@@ -70,7 +74,7 @@ class Resume(Reason):
 class Limit(Reason):
     """Another trading state."""
 
-    state: Literal["active", "reducing", "halted"]
+    state: Annotated[Literal["active", "reducing", "halted"], BeforeValidator(_lower)]
 
 
 async def build(kit: Kit, stack: AsyncExitStack, *, venue_of: Callable[[Paper], Venue] = lambda paper: paper) -> Part:
