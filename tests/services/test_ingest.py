@@ -14,7 +14,7 @@ from squeezecore.adapters.loopback_source import Source
 from squeezecore.venues import Feed as Stream
 from squeezecore.venues import venue
 from squeezecore.wire import BORDER_NS
-from support.feeding import INVERSE, LINEAR, NS, SPOT, START_NS, Faults, Heard, World, in_world
+from support.feeding import INVERSE, LINEAR, NS, SPOT, START_NS, Exchange, Faults, Heard, World, in_world
 
 SECTIONS = {SPOT: "spot", LINEAR: "linear", INVERSE: "inverse"}
 
@@ -490,3 +490,76 @@ def test_a_mad_time_moves_no_promise_and_delays_nothing_else(source):
         assert abs(feed.wall_skew_ns) < NS
 
     in_world(source, mad)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_with_everything_at_once_nothing_is_lost(source, seed):
+    async def everything(world: World) -> None:
+        exchange, random = world.exchange, world.exchange.random
+        await world.watch(SPOT, LINEAR, INVERSE)
+        fleets = {name: world.begin(name) for name in ("a", "b")}
+        for _ in range(8):
+            await asyncio.sleep(random.uniform(0.2, 6))
+            name, pause_s = str(random.choice(["a", "b"])), random.uniform(0.1, 8)
+            event = random.choice(["kill", "bus", "venue", "mute", "pause"])
+            if event == "kill":
+                await world.kill(name)
+                await asyncio.sleep(pause_s)
+                fleets[name] = world.begin(name)
+            elif event == "bus":
+                world.server.stop()
+                await asyncio.sleep(pause_s)
+                world.server.start()
+            elif event == "venue":
+                exchange.online = False
+                for link in exchange.open:
+                    link.end("the venue went away")
+                await asyncio.sleep(2 * pause_s)
+                exchange.online = True
+            elif event == "mute":
+                for link in exchange.open:
+                    link.mute = bool(random.random() < 0.5)
+            else:
+                for feed in fleets[name].feeds.values():
+                    feed.pause(on=True)
+                await asyncio.sleep(pause_s)
+                for feed in fleets[name].feeds.values():
+                    feed.pause(on=False)
+        exchange.faults = Faults()
+        await asyncio.sleep(lines.ANSWER_S_MAX + 1)  # a mute connection is found out
+        await world.settle(lambda: all(fleet.feeds and is_whole(fleet) for fleet in fleets.values()))
+        await asyncio.sleep(6)
+        heard = await world.heard()
+        for name in SECTIONS:
+            heard.assert_whole(exchange, instrument_of(fleets["a"], name), copies=20)
+        for fleet in fleets.values():
+            for feed in fleet.feeds.values():
+                assert world.clock.now_ns() - feed.marked_ns < 6 * NS
+                assert feed.batcher.waiting < 200
+
+    faults = Faults(lost=0.01, doubled=0.02, swapped=0.02, garbled=0.01, cut_per_s=0.05, refused=0.1, rest_failing=0.1)
+    in_world(source, everything, faults, seed)
+
+
+def test_an_ingest_that_is_cut_off_spoils_no_second_that_another_hears(source):
+    async def half(world: World) -> None:
+        other = Exchange(source, world.clock)
+        await world.watch(SPOT, LINEAR)
+        fleets = [world.begin("a"), world.begin("b", exchange=other)]
+        await asyncio.sleep(20)
+        other.online = False
+        for link in other.open:
+            link.mute = True
+        await asyncio.sleep(30)
+        assert [feed.state for feed in fleets[1].feeds.values()] == ["DOWN", "DOWN"]
+        assert not any(feed.alive for feed in fleets[1].feeds.values())
+        heard = await world.heard()
+        assert all(mark.alive for mark in heard.watermarks)
+        assert world.clock.now_ns() - max(mark.exchange_ns for mark in heard.watermarks) < 4 * NS
+        await world.kill("a")
+        await asyncio.sleep(15)
+        heard = await world.heard()
+        assert not heard.watermarks[-1].alive  # now nobody hears it
+        assert world.clock.now_ns() - heard.watermarks[-1].exchange_ns < 4 * NS
+
+    in_world(source, half)

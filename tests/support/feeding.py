@@ -195,11 +195,10 @@ class World:
         """Say what to watch."""
         await self.bus.put("config", "assets", assets_of(*names))
 
-    def begin(self, instance: str = "0", stream: Stream = Stream.AGGREGATE, **ports: Any) -> Fleet:
-        """Start an ingest."""
-        fleet = fleet_of(
-            self.server.connect(), self.clock, self.exchange.connect, self.exchange.fetch, instance, stream, **ports
-        )
+    def begin(self, instance: str = "0", stream: Stream = Stream.AGGREGATE, exchange: Exchange | None = None) -> Fleet:
+        """Start an ingest; `exchange` is how the venue looks from there."""
+        seen = exchange or self.exchange
+        fleet = fleet_of(self.server.connect(), self.clock, seen.connect, seen.fetch, instance, stream)
         self._tasks[instance] = asyncio.get_running_loop().create_task(fleet.run())
         return fleet
 

@@ -66,7 +66,7 @@ class Ingest:
         """Raise while nothing can come: no assets yet, or no feed up."""
         feeds = list(self.fleet.feeds.values())
         if not feeds:
-            raise SqueezeError("; ".join(self.fleet.waiting.values()) or "no asset is watched: write some")
+            raise SqueezeError("; ".join(self.fleet.reasons()) or "no asset is watched: write some")
         if all(feed.state in ("STARTING", "CONNECTING", "DOWN") for feed in feeds):
             raise SqueezeError("; ".join(f"{feed.name}: {feed.last_error or feed.state.lower()}" for feed in feeds))
 
@@ -75,7 +75,7 @@ class Ingest:
         feeds = list(self.fleet.feeds.values())
         lags = [feed.lag_s for feed in feeds if feed.lag_s is not None]
         reasons = [f"{feed.name}: {feed.last_error}" for feed in feeds if feed.last_error]
-        reasons += [f"{what}: {why}" for what, why in self.fleet.waiting.items()]
+        reasons += [f"{', '.join(names)}: {why}" for why, names in self.fleet.reasons().items()]
         if self.recorder is not None and self.recorder.last_error:
             reasons.append(f"recorder: {self.recorder.last_error}")
         if self.tap is not None and self.tap.last_error:

@@ -29,6 +29,7 @@ from squeezecore.venues import Feed as Stream
 from squeezecore.wire import BORDER_NS, MarkFact, Message, TradeBatch, subject
 
 HOLD_S_MAX = 10.0  # a watermark waits so long for a hole to close
+OTHERS_NS = 6_000_000_000  # a watermark of another ingest this near to ours says that it lives
 SEAL_BORDERS = 64  # sealed and published together
 WAITING_MAX = 400_000  # prints taken and not yet acknowledged; beyond it nothing more is read
 TAIL_MESSAGES = 20_000  # of the stream, read at the start to know what was published
@@ -280,9 +281,17 @@ class Feed:
                 facts = []
                 if self._unacknowledged < WAITING_MAX // 2:
                     self._read(on=True)
-            if mark is not None:
+            if mark is not None and (mark.alive or not await self._others_live(mark)):
                 await bus.publish(mark)
                 self.marked_ns, self.alive = mark.exchange_ns, mark.alive
+
+    async def _others_live(self, mark: Watermark) -> bool:
+        """Say whether another ingest still hears the venue, so that our being cut off is nobody's loss."""
+        last = await self._ports.bus.last(subject(mark))
+        if last is None or not isinstance(last.message, Watermark) or not last.message.alive:
+            return False
+        self.alive = False
+        return last.message.exchange_ns >= mark.exchange_ns - OTHERS_NS
 
     async def _ask_time(self) -> None:
         """Ask the venue for its time while a line is silent: by that alone we know how far silence reaches."""

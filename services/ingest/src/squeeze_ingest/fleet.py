@@ -52,7 +52,7 @@ class Fleet:
         self._instance = instance
         self._record = record
         self._desks: dict[tuple[str, str], Desk] = {}
-        self._lists: dict[tuple[str, str], tuple[float, bytes]] = {}
+        self._lists: dict[tuple[str, str], tuple[float, bytes | SqueezeError]] = {}  # (good until, what was answered)
         self._wanted: dict[str, AssetConfig] | None = None
         self._changed = asyncio.Event()
         self._instruments: dict[str, Instrument] = {}
@@ -86,8 +86,9 @@ class Fleet:
 
     def _say(self, what: str, why: str) -> None:
         """Keep why something is missing, and log it when it is news."""
-        if self.waiting.get(what) != why:
-            self.waiting[what] = why
+        known = why in self.waiting.values()
+        self.waiting[what] = why
+        if not known:
             self._kit.log.warning("waiting", what=what, reason=why)
 
     async def _apply(self, tasks: asyncio.TaskGroup) -> bool:
@@ -131,12 +132,19 @@ class Fleet:
 
     async def _list(self, venue_name: str, section: str) -> bytes:
         """Ask a section's instrument list, once for many instruments."""
-        place, now_s = (venue_name, section), asyncio.get_running_loop().time()
+        place, loop = (venue_name, section), asyncio.get_running_loop()
         kept = self._lists.get(place)
-        if kept is None or now_s - kept[0] > LIST_S:
+        if kept is not None and loop.time() < kept[0]:
+            if isinstance(kept[1], SqueezeError):
+                raise kept[1]
+            return kept[1]
+        try:
             body = await self._desk(place).ask("instruments")
-            self._lists[place] = kept = (now_s, body)
-        return kept[1]
+        except SqueezeError as error:
+            self._lists[place] = (loop.time() + AGAIN_S / 2, error)  # for the others of this round
+            raise
+        self._lists[place] = (loop.time() + LIST_S, body)
+        return body
 
     def _desk(self, place: tuple[str, str]) -> Desk:
         if place not in self._desks:
@@ -156,6 +164,13 @@ class Fleet:
             log=self._kit.log,
             record=self._record,
         )
+
+    def reasons(self) -> dict[str, list[str]]:
+        """Return why something is missing, each reason once, and what."""
+        found: dict[str, list[str]] = {}
+        for what, why in self.waiting.items():
+            found.setdefault(why, []).append(what)
+        return found
 
     @property
     def asked(self) -> int:

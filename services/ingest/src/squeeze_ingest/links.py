@@ -6,6 +6,7 @@ A feed takes `Connect` as an argument, so a simulation drives it with links of i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -106,9 +107,16 @@ class Listener(picows.WSListener):
         self._ear.lost("the connection broke" if said is None else f"the venue closed it ({said.code} {said.reason})")
 
 
+async def _hear_end(transport: picows.WSTransport) -> None:
+    """Take note of how it ended; otherwise the loop complains that nobody did. The ear was told already."""
+    with contextlib.suppress(picows.WSError, OSError):
+        await transport.wait_disconnected()
+
+
 class _Link:
     def __init__(self, transport: picows.WSTransport) -> None:
         self._transport = transport
+        self._end = asyncio.get_running_loop().create_task(_hear_end(transport))
 
     def send(self, message: bytes) -> None:
         self._transport.send(picows.WSMsgType.TEXT, message)
