@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -29,6 +29,8 @@ S = TypeVar("S", bound="ServiceSettings")
 
 class ServiceSettings(BaseSettings):
     """What every service can be told; a service adds its own fields in a subclass."""
+
+    HEADERS: ClassVar[tuple[tuple[str, str], ...]] = ()  # on every answer that does not set them itself
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
 

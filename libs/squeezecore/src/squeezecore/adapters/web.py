@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
@@ -228,6 +228,7 @@ class Gate:
         self.app = app
         self.log = log
         self.settings = settings
+        self.headers = [(name.lower().encode(), value.encode()) for name, value in settings.HEADERS]
         self.rates = Rates(settings.requests_per_s, settings.requests_burst)
         self.now_s = now_s
         self.answered = answered
@@ -244,6 +245,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": self._with_headers(message.get("headers", ()))}
             await send(message)
 
         try:
@@ -262,6 +264,12 @@ class Gate:
         finally:
             route = getattr(scope.get("route"), "path", "none")  # the pattern: paths have no end
             self.answered(scope["method"], route, status)
+
+    def _with_headers(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Add the service's headers to an answer's own, which win."""
+        own = list(given)
+        names = {name.lower() for name, _ in own}
+        return own + [header for header in self.headers if header[0] not in names]
 
     def _refusal(self, scope: Scope) -> Response | None:
         path = scope["path"]
