@@ -67,7 +67,7 @@ def service(market: Market, feed: Feed, tmp_path_factory: pytest.TempPathFactory
     run = tmp_path_factory.mktemp("reporting")
     settings = settings_of(market, run) | {"account": "desk"}
     with started(run, ["-m", "squeeze_reporting"], "reporting", **settings) as made:
-        made.ready().until(lambda: made.get("/v1/status").json()["live"]["state"] == "RUNNING")
+        made.ready()
         yield made
 
 
@@ -142,3 +142,183 @@ def test_the_board_is_the_kernels_too(market: Market, feed: Feed, service: Servi
     _, features = squeeze.scan(P, squeeze.initial(P), rows)
     minute = features.ts // 60 == published[-1] // 60
     assert abs(shown["sparks"]["BTC"][-1]) == features.score_milli[minute].max() / 1000
+
+
+def test_what_happens_in_trading_is_told_in_its_assets_stream(feed: Feed, service: Service) -> None:
+    perp = feed.instruments["BTC"]
+    stream = watch(service, "/v1/assets/BTC/stream")
+    (ts,) = feed.publish(1)
+    stream.until("row", ts)
+    order = Order(
+        id=f"sf-{ts}",
+        account="desk",
+        asset="BTC",
+        instrument=PERP,
+        decided_ts=ts,
+        side=Side.BUY,
+        qty=5 * 10**perp.qty_decimals,
+    )
+    fill = Fill(
+        id=f"sf-{ts}.0", order_id=order.id, account="desk", asset="BTC", instrument=PERP, ts=ts + 1, side=Side.BUY,
+        price=60_000 * 10**perp.price_decimals, qty=order.qty, fee_usd_e8=15 * USD_E8, slippage_usd_e8=0,
+        liquidity=Liquidity.TAKER,
+    )  # fmt: skip
+    signal = Signal(
+        asset="BTC", ts=ts, direction=Direction.BULLISH, score_milli=4_200, reasons=("entry",), params_hash="p"
+    )
+    decision = Decision(
+        asset="BTC", ts=ts, kind="entry", direction=Direction.BULLISH, score_milli=4_200, parts=Parts(absorption=700),
+        phase="RESET_A", reset_low=perp.price_decimals, reset_high=0, order_id=order.id,
+    )  # fmt: skip
+    other = Signal(asset="ETH", ts=ts, direction=Direction.BEARISH, score_milli=3_100, reasons=(), params_hash="p")
+    feed.say(other, signal, order, fill)
+    told = [stream.next() for _ in range(3)]
+    assert [one.name for one in told] == ["signal", "order", "fill"]
+    assert [one.id for one in told] == [f"{ts}.{n}" for n in (1, 2, 3)]
+    assert told[0].data["reasons"] == ["entry"]
+    assert told[0].data["units"] == {"score": 4.2}
+    assert (told[1].data["state"], told[1].data["units"]["qty"]) == ("asked", 5.0)
+    assert told[2].data["units"] == {"price": 60_000.0, "qty": 5.0, "fee_usd": 15.0, "slippage_usd": 0.0}
+    feed.say(decision, OrderUpdate(order_id=order.id, ts=ts + 1, state=OrderState.FILLED))
+    last = [stream.next() for _ in range(2)]
+    assert [(one.name, one.data.get("state")) for one in last] == [("decision", None), ("order", "filled")]
+    assert last[0].data["parts"]["absorption"] == 700
+    stream.close()
+    again = watch(service, "/v1/assets/BTC/stream", told[1].id)  # in the middle of a second
+    assert [again.next() for _ in range(4)][1:] == [told[2], *last]
+    again.close()
+    (ts,) = feed.publish(1)
+    board = watch(service, "/v1/stream", str(ts - 1))
+    event = board.until("board", ts)[-1]
+    board.close()
+    line = dict(zip(NAMES, event.data["assets"][0], strict=True))
+    mark = stored_rows(feed.store, "BTC", range(ts, ts + 1)).mark[0] / 10**perp.price_decimals
+    assert line["position_usd"] == pytest.approx(5 * mark, abs=0.01)
+    assert line["pnl_usd"] == pytest.approx(5 * (mark - 60_000), abs=0.01)
+
+
+# --- lines that break ---
+
+
+def test_after_a_lost_connection_no_second_is_missing_or_told_twice(feed: Feed, service: Service) -> None:
+    for path, name in (("/v1/stream", "board"), ("/v1/assets/ETH/stream", "row")):
+        stream = watch(service, path)
+        before = feed.publish(5)
+        seen = stream.until(name, before[-1])
+        stream.close()
+        missed = feed.publish(10)
+        again = watch(service, path, seen[-1].id)
+        after = feed.publish(5)
+        seen += again.until(name, after[-1])
+        again.close()
+        ts = seconds_of(seen, name)
+        assert ts == list(range(ts[0], after[-1] + 1))
+        assert set(missed) < set(ts)
+
+
+def test_seconds_older_than_the_memory_come_from_the_store_the_same(feed: Feed, service: Service) -> None:
+    streams = {"/v1/stream": "board", "/v1/assets/BTC/stream": "row"}
+    first = feed.publish(3)
+    told = {path: watch(service, path) for path in streams}
+    began = feed.publish(40)
+    seen = {path: told[path].until(name, began[-1]) for path, name in streams.items()}
+    for stream in told.values():
+        stream.close()
+    later = feed.publish(channel.RING_S + 100)
+    service.until(lambda: service.get("/v1/board").json()["ts"] == later[-1])
+    for path, name in streams.items():
+        again = watch(service, path, str(first[-1]))
+        events = again.until(name, later[-1])
+        again.close()
+        assert seconds_of(events, name) == [*began, *later]
+        known = {one.id: one.data for one in seen[path] if one.name == name}
+        for one in events:
+            if one.id in known and name == "board":  # what was held then is not told again
+                assert [line[:-2] for line in one.data["assets"]] == [line[:-2] for line in known[one.id]["assets"]]
+            elif one.id in known:
+                assert one.data == known[one.id]
+
+
+def test_a_restart_costs_no_second(market: Market, feed: Feed, tmp_path: Path) -> None:
+    settings = settings_of(market, tmp_path) | {"instance": "other"}
+    with started(tmp_path, ["-m", "squeeze_reporting"], "reporting", **settings) as service:
+        service.ready()
+        stream = watch(service, "/v1/assets/BTC/stream")
+        before = feed.publish(3)
+        seen = stream.until("row", before[-1])
+        assert service.end() == 0
+        stream.close()
+    feed.publish(7)
+    with started(tmp_path, ["-m", "squeeze_reporting"], "reporting", **settings) as service:
+        again = watch(service.ready(), "/v1/assets/BTC/stream", seen[-1].id)
+        after = feed.publish(3)
+        seen += again.until("row", after[-1])
+        again.close()
+    ts = seconds_of(seen, "row")
+    assert ts == list(range(ts[0], after[-1] + 1))
+
+
+def test_what_is_left_out_of_the_stream_is_told_from_the_store(feed: Feed, service: Service) -> None:
+    stream = watch(service, "/v1/assets/BTC/stream")
+    before = feed.publish(2)
+    feed.publish(30, told=False)
+    after = feed.publish(2)
+    ts = seconds_of(stream.until("row", after[-1]), "row")
+    assert ts[ts.index(before[0]) :] == list(range(before[0], after[-1] + 1))
+    stream.close()
+
+
+@pytest.mark.parametrize("wrong", ["abc", "-5", "1.2.3", "99999999999"])
+def test_a_wrong_id_is_refused(service: Service, wrong: str) -> None:
+    problem(service.get("/v1/stream", headers={"Last-Event-ID": wrong}), 422, wrong)
+
+
+def test_an_asset_that_is_not_watched_is_named(service: Service) -> None:
+    problem(service.get("/v1/assets/BTX/stream"), 404, "'BTX'", "BTC")
+
+
+# --- many ---
+
+
+def test_a_slow_viewer_is_let_go_and_nobody_else_notices(feed: Feed, service: Service) -> None:
+    dropped = metric(service, "squeezeflow_viewers_dropped_total")
+    url = service.http.base_url
+    begin = feed.publish(1)[0]
+    seconds = channel.QUEUE_MAX + 80
+
+    async def read(last_ts: int, ready: asyncio.Event) -> list[int]:
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(f"GET /v1/stream HTTP/1.1\r\nHost: here\r\nLast-Event-ID: {begin}\r\n\r\n".encode())
+        seen: list[int] = []
+        while not seen or seen[-1] != last_ts:
+            line = await reader.readline()
+            if line.startswith(b"event: schema"):
+                ready.set()
+            if line.startswith(b"id: "):
+                seen.append(int(line[4:]))
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        return seen
+
+    async def everybody() -> list[list[int]]:
+        ready = [asyncio.Event() for _ in range(50)]
+        reading = [asyncio.create_task(read(begin + seconds, each)) for each in ready]
+        for each in ready:
+            await each.wait()
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect((url.host, url.port))
+            far = begin - 3 * 3600  # more than all buffers on the way hold
+            slow.sendall(f"GET /v1/assets/BTC/stream HTTP/1.1\r\nHost: here\r\nLast-Event-ID: {far}\r\n\r\n".encode())
+            while await asyncio.to_thread(metric, service, "squeezeflow_viewers") < 51:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(feed.publish, seconds)
+            seen = await asyncio.gather(*reading)
+            assert await asyncio.to_thread(metric, service, "squeezeflow_viewers_dropped_total") == dropped + 1
+            while await asyncio.to_thread(metric, service, "squeezeflow_viewers") > 0:  # it never reads, and is cut off
+                await asyncio.sleep(0.05)
+        return seen
+
+    for seen in asyncio.run(everybody()):
+        assert seen == list(range(begin + 1, begin + seconds + 1))

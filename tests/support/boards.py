@@ -100,8 +100,8 @@ class Feed:
 
         self._runner.run(put())
 
-    def publish(self, count: int) -> range:
-        """Close so many seconds; return them."""
+    def publish(self, count: int, *, told: bool = True) -> range:
+        """Close so many seconds; return them. With `told` off they are stored only."""
         start = self.next_ts
         parts = {}
         for asset in self.assets:
@@ -118,7 +118,8 @@ class Feed:
             )
             for n in range(count)
         ]
-        self.say(*batches)
+        if told:
+            self.say(*batches)
         self.next_ts = start + count
         return range(start, start + count)
 

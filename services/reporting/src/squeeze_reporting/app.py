@@ -114,4 +114,4 @@ async def build(kit: Kit, stack: AsyncExitStack) -> Part:
             },
         }
 
-    return Part(run=run, router=router, status=status)
+    return Part(run=run, router=router, probes={"board": live.ready}, status=status)

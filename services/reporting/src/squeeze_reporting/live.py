@@ -56,7 +56,7 @@ class Live:
         self.channels: dict[str, Channel] = {}
         self.lanes: dict[str, Lane] = {}
         self.taken_ts = -1
-        self.state = "WAITING FOR ASSETS"
+        self.state = "STARTING"
         self.rows = 0
         self.last_message_ns = 0
         self.clock: Clock | None = None  # the account's last word on how it stands
@@ -68,9 +68,16 @@ class Live:
         self._instruments: dict[str, Instrument] = {}
         self._orders: OrderedDict[str, Order] = OrderedDict()
 
+    async def ready(self) -> None:
+        """Raise while assets are scanned for the first time; where none is watched there is nothing to wait for."""
+        if self.state in ("STARTING", "WARMING"):
+            raise SqueezeError(f"the board is {self.state.lower()}: the last 28 hours of each asset are scanned first")
+
     async def run(self) -> None:
         """Run until cancelled."""
         first = await self._read_params()
+        if await self._bus.get(accounts.BUCKET, accounts.ASSETS) is None:
+            self.state = "WAITING FOR ASSETS"
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_assets())
             tasks.create_task(self._watch_params(first))
