@@ -82,19 +82,17 @@ def test_bars_of_many_are_those_of_each(seed, messy):
             blocks.append(block)
             slots.append(np.full(len(block.id), k))
         mark += int(rng.choice([0, 1, 1, 1, 2, 7]))
-        alive, doubt = (
-            bool(rng.random() < 1 - messy / 4),
-            T0 + int(rng.integers(-1, 10)) if rng.random() < messy else -1,
-        )
+        alive = bool(rng.random() < 1 - messy / 4)
+        doubts = np.where(rng.random(count) < messy, T0 + rng.integers(-1, 10, count), -1)
         state, slot, bars, gaps = many.scan_abreast(
-            lanes, state, np.concatenate(slots), concat(blocks), mark, alive, doubt
+            lanes, state, np.concatenate(slots), concat(blocks), mark, alive, doubts
         )
         expected_bars, expected_gaps = [], []
         order = np.concatenate(slots)
         joined = concat(blocks)
         for k in range(count):
             own = Trades(*(column[order == k] for column in joined))
-            states[k], made, found = scan_bars(each[k], states[k], own, mark, alive, doubt)
+            states[k], made, found = scan_bars(each[k], states[k], own, mark, alive, int(doubts[k]))
             expected_bars.append(made)
             expected_gaps += found
         assert bits(bars) == bits(concat(expected_bars))
@@ -114,7 +112,7 @@ def test_most_prints_take_the_short_way():
     block = prints(rng, 130, 5, (T0 + 12) * NS, messy=False)
     ids, ns = np.tile(block.id, 2), np.tile(block.exchange_ns, 2)
     many._plan(lanes.contiguous, state.ends, state.pending.id, state.pending.exchange_ns, state.pending_at, state.holes_at,
-               ids, ns, np.array([0, 5, 10]), T0 + 14, -1, common)  # fmt: skip
+               ids, ns, np.array([0, 5, 10]), T0 + 14, np.full(2, -1), common)  # fmt: skip
     assert common.all()
 
 

@@ -310,6 +310,9 @@ def test_what_a_new_connection_closes_is_whole_only_where_later_ids_prove_it():
     assert bars.complete.tolist() == [1, 1, 0, 0, 1]  # after the last print a missing one may lie
     state, bars, _ = scan_bars(P, state, trades((7, 10, 1, 1), (9, 10, 1, 1), start_id=102), T0 + 8, doubt_s=T0 + 20)
     assert bars.complete.tolist() == [1, 1]
+    first = trades((1.5, 10, 1, 1), (2.5, 10, 1, 1), (5, 10, 1, 1))
+    _, bars, _ = scan_bars(P, bars_initial(T0), first, T0 + 4, doubt_s=T0 + 3)
+    assert bars.complete.tolist() == [0, 1, 1]  # beside the first print another may have been before it
     named = P._replace(contiguous=False)
     state, _, _ = scan_bars(named, bars_initial(T0), trades((0, 10, 1, 1)), T0 + 1)
     _, bars, _ = scan_bars(named, state, trades((3, 10, 1, 1), start_id=500), T0 + 4, doubt_s=T0 + 2)

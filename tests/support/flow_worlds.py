@@ -27,6 +27,7 @@ from squeezecore.spec import AssetConfig
 from squeezecore.wire import FundingFact, InterestFact, MarkFact, Message, TradeBatch
 
 NS = 10**9
+GRACE_S, DOUBT_S = 2.0, 3  # of ingest's watermarks; of what cvd believes of a new connection
 START = 1_767_229_200  # 2026-01-01 01:00 UTC
 
 
@@ -108,7 +109,7 @@ def events(
             mark = Watermark(
                 venue="binance", feed=section, connection=connection, exchange_ns=round(at * NS), alive=True
             )
-            found.append(Event(at + late + 0.001, mark))
+            found.append(Event(at + late + GRACE_S + 0.001, mark))
     return sorted(found, key=lambda event: event.at)
 
 
@@ -120,20 +121,28 @@ def bar_params(instrument: Instrument) -> flow.BarParams:
     return flow.bar_params(instrument, IdKind.AGGREGATE)
 
 
-def true_bars(made: World, stream: Sequence[Event]) -> dict[str, Bars]:
-    """Scan each instrument alone, watermark by watermark, every print in time."""
+def true_bars(made: World, stream: Sequence[Event], *, proved: bool = False) -> dict[str, Bars]:
+    """Scan each instrument alone, watermark by watermark; `proved`: whole where ids have shown it in the end."""
     found = {}
     for name, instrument in made.instruments.items():
-        params, state, parts = bar_params(instrument), flow.bars_initial(), [empty(Bars)]
-        block = made.trades[name]
+        params, state, parts, open_ones = bar_params(instrument), flow.bars_initial(), [empty(Bars)], [empty(Trades)]
+        doubt_s = -1
         for event in stream:
-            mark = event.message
-            if isinstance(mark, Watermark) and mark.feed == instrument.section:
-                now = block.exchange_ns < mark.exchange_ns
-                state, bars, _ = flow.scan_bars(params, state, pick(block, now), mark.exchange_ns // NS)
-                block = pick(block, ~now)
+            message = event.message
+            if isinstance(message, TradeBatch) and name in message.instruments:
+                open_ones.append(message.trades[message.instruments.index(name)])
+            if isinstance(message, Watermark) and message.feed == instrument.section:
+                watermark_s = message.exchange_ns // NS
+                doubt_s = doubt_s if doubt_s >= 0 else watermark_s + DOUBT_S
+                state, bars, _ = flow.scan_bars(params, state, concat(open_ones), 0)
+                begun_s = max(doubt_s, state.low_s + 1)  # beside the first print another may be missing
+                state, bars, _ = flow.scan_bars(params, state, empty(Trades), watermark_s, doubt_s=begun_s)
                 parts.append(bars)
-        found[name] = concat(parts)
+                open_ones = [empty(Trades)]
+        bars = concat(parts)
+        if proved:
+            bars.complete[(bars.ts > state.low_s) & (bars.ts < state.high_s)] = 1
+        found[name] = bars
     return found
 
 

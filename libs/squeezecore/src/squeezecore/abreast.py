@@ -104,9 +104,15 @@ def lanes(params: Sequence[BarParams]) -> Lanes:
 
 
 def scan_abreast(
-    lanes: Lanes, state: Abreast, slots: Ints, trades: Trades, watermark_s: int, alive: bool = True, doubt_s: int = -1
+    lanes: Lanes,
+    state: Abreast,
+    slots: Ints,
+    trades: Trades,
+    watermark_s: int,
+    alive: bool = True,
+    doubts: Ints | None = None,
 ) -> tuple[Abreast, Ints, Bars, list[Gap]]:
-    """Do `flow.scan_bars` for every slot with its own prints; `slots` names each print's.
+    """Do `flow.scan_bars` for every slot with its own prints; `slots` names each print's, `doubts` holds each slot's `doubt_s`.
 
     Returns the new state, the slot of each bar, the bars by slot and second, and all gaps by slot.
     """
@@ -117,12 +123,13 @@ def scan_abreast(
     trades = _own(trades)
     new_at = np.searchsorted(slots, np.arange(count + 1)).astype(np.int64)
     common = np.ones(count, np.bool_)
+    doubts = np.full(count, -1, np.int64) if doubts is None else doubts
     if not alive:
         common[:] = False
     watermark_s = int(watermark_s)
     spans, joined_at = _plan(
         lanes.contiguous, state.ends, state.pending.id, state.pending.exchange_ns, state.pending_at, state.holes_at,
-        trades.id, trades.exchange_ns, new_at, watermark_s, doubt_s, common,
+        trades.id, trades.exchange_ns, new_at, watermark_s, doubts, common,
     )  # fmt: skip
     bars = Bars(*(np.zeros(int(spans[-1]), dtype) for dtype in dtypes(Bars).values()))
     pending = Trades(*(np.empty(int(joined_at[-1]), dtype) for dtype in dtypes(Trades).values()))
@@ -139,7 +146,7 @@ def scan_abreast(
     if common.all():
         return Abreast(ends, pending, pending_at, state.holes, state.holes_at), bar_slots, bars, []
     return _rest(
-        lanes, state, trades, new_at, (watermark_s, alive, doubt_s), common, ends, pending, pending_at, bars, spans
+        lanes, state, trades, new_at, (watermark_s, alive), doubts, common, ends, pending, pending_at, bars, spans
     )
 
 
@@ -148,7 +155,8 @@ def _rest(
     state: Abreast,
     trades: Trades,
     new_at: Ints,
-    mark: tuple[int, bool, int],
+    mark: tuple[int, bool],
+    doubts: Ints,
     common: NDArray[np.bool_],
     ends: Ints,
     pending: Trades,
@@ -166,7 +174,7 @@ def _rest(
         prints.append(cut(pending, int(pending_at[done]), int(pending_at[slot])))
         seconds.append(cut(bars, int(spans[done]), int(spans[slot])))
         own = cut(trades, int(new_at[slot]), int(new_at[slot + 1]))
-        after, made, found = scan_bars(lanes.params[slot], state_of(state, slot), own, *mark)
+        after, made, found = scan_bars(lanes.params[slot], state_of(state, slot), own, *mark, int(doubts[slot]))
         ends[slot] = after[2:]
         prints.append(after.pending)
         seconds.append(made)
@@ -193,7 +201,7 @@ def _plan(
     new_ns: Ints,
     new_at: Ints,
     watermark_s: int,
-    doubt_s: int,
+    doubts: Ints,
     common: NDArray[np.bool_],
 ) -> tuple[Ints, Ints]:
     """Find the slots whose prints carry on where the last ones ended; sum up their seconds and their prints.
@@ -207,7 +215,7 @@ def _plan(
     for k in range(count):
         closed_s = ends[k, 4]
         fine = common[k] and ends[k, 7] == 0 and ends[k, 6] >= 0 and closed_s >= 0 and holes_at[k] == holes_at[k + 1]
-        fine = fine and 0 <= ends[k, 5] <= closed_s and (doubt_s <= closed_s or watermark_s <= closed_s)
+        fine = fine and 0 <= ends[k, 5] <= closed_s and (doubts[k] <= closed_s or watermark_s <= closed_s)
         fine = fine and watermark_s - closed_s <= 62 * 86_400
         a, b = new_at[k], new_at[k + 1]
         if fine and b > a:

@@ -115,8 +115,8 @@ def scan_bars(
     whose last border second is closed, seconds closed by a dead feed, and late prints (cause "late", `missing` of them).
     A watermark that does not pass the last one closes nothing. `alive=False`: what it closes is incomplete, and so is
     what the next one closes. A watermark inside a hole is a promise that the missing prints lie after it.
-    `doubt_s`: the connection was new before that second, so what it closes before it is complete only where a print with
-    a higher id, from a later second, has been seen and no id is missing up to it.
+    `doubt_s`: the connection was new before that second, so what it closes before it is complete only where prints with a
+    lower id, from an earlier second, and with a higher id, from a later one, have been seen and no id is missing between.
     Raises `UsageError` when a sum does not fit 63 bits or a call would close more than `SPAN_S_MAX` seconds.
     """
     watermark_s, alive = int(watermark_s), bool(alive)
@@ -133,8 +133,8 @@ def scan_bars(
     start_s = state.closed_s if state.close >= 0 else first_s
     bars, close, not_flow = _seconds(params, state, closing, start_s, watermark_s)
     incomplete_to = watermark_s if state.dead or not alive else covered_s
-    proved_to = max(state.high_s, 0) if params.contiguous else 0
-    bars = _judge(params, state.holes, bars, incomplete_to, proved_to, doubt_s)
+    proved = (state.low_s + 1, state.high_s) if params.contiguous and state.high_id >= 0 else (0, 0)
+    bars = _judge(params, state.holes, bars, incomplete_to, proved, doubt_s)
     if state.dead or not alive:
         gaps.append(_gap(params, max(start_s, state.closed_s), watermark_s - 1, "feed not alive"))
     holes, hole_gaps = _report(params, state.holes, watermark_s)
@@ -506,13 +506,15 @@ def _cents(hi: np.uint64, lo: np.uint64, shift: int) -> np.int64:
     return np.int64(lo)
 
 
-def _judge(params: BarParams, holes: Holes, bars: Bars, incomplete_to: int, proved_to: int, doubt_s: int) -> Bars:
+def _judge(
+    params: BarParams, holes: Holes, bars: Bars, incomplete_to: int, proved: tuple[int, int], doubt_s: int
+) -> Bars:
     """Mark seconds before `incomplete_to`, doubtful ones not proved, those a hole touches; leave long holes' inner ones out."""
     if not len(bars.ts):
         return bars
     start_s, span = int(bars.ts[0]), len(bars.ts)
     bars.complete[: max(0, incomplete_to - start_s)] = 0
-    bars.complete[max(0, proved_to - start_s) : max(0, doubt_s - start_s)] = 0
+    bars.complete[(bars.ts < doubt_s) & ((bars.ts < proved[0]) | (bars.ts >= proved[1]))] = 0
     keep = np.ones(span, bool)
     for before_s, after_s in zip(holes.before_s, holes.after_s, strict=True):
         first, last = int(min(before_s, after_s)) - start_s, int(max(before_s, after_s)) - start_s

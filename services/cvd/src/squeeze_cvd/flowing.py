@@ -38,6 +38,8 @@ from squeezecore.wire import AssetChange, FundingFact, InterestFact, MarkFact, M
 
 START_WAIT_S = 10  # rows wait so long, in exchange time, for a feed that has never spoken
 DOUBT_S = 3  # ingest's grace and a second: what a new connection's first watermark may promise too early
+NEW_S = 20  # the same for an instrument that is watched from now on
+TRUSTED = -2  # instead of a connection's number: whatever speaks next went on speaking
 CONNECTIONS_KEPT = 16  # numbers of a feed's connections that are known
 TEAR_S_MAX = flow.HOLE_MEMORY_S  # after that nothing can be proved any more
 ROLL_BEFORE_S = 3600  # prints may be so much older than the first watermark
@@ -53,7 +55,7 @@ class Tear(NamedTuple):
     end_s: int  # exclusive
     first_id: int  # the missing ids; -1 where only a later print's id can prove that none is missing
     last_id: int
-    cause: str
+    cause: str  # empty where a gap with ids says it
 
 
 class Remake(NamedTuple):
@@ -86,6 +88,14 @@ class Feed:
         self.doubt_s = -1
         self.tears: dict[str, list[Tear]] = {}
 
+    def doubts(self) -> Ints:
+        """Return for each instrument the second before which only ids prove anything.
+
+        Its first print's second is in doubt whatever the connection: a print before it may be missing.
+        """
+        low_s, closed_s = self.state.ends[:, 1], self.state.ends[:, 4]
+        return np.maximum(self.doubt_s, np.where(low_s >= closed_s, low_s + 1, -1))
+
     def regrouped(self, params: Sequence[flow.BarParams]) -> Feed:
         """Return this feed with other instruments; those that stay keep their state."""
         made = Feed(self.place, params)
@@ -102,6 +112,8 @@ class Feed:
         made.tears = {name: tears for name, tears in self.tears.items() if name in made.slots}
         for name in ("connections", "closed_s", "mark_ns", "alive", "doubt_s"):
             setattr(made, name, getattr(self, name))
+        if set(made.names) - set(self.names) and self.closed_s >= 0:  # when they are subscribed, ingest knows
+            made.doubt_s = max(made.doubt_s, self.closed_s + NEW_S)
         return made
 
 
@@ -333,7 +345,7 @@ class Flow:
         watermark_s = mark.exchange_ns // SECOND_NS
         feed.mark_ns = max(feed.mark_ns, mark.exchange_ns)
         if mark.connection not in feed.connections:
-            if feed.connections:
+            if feed.connections != [TRUSTED]:
                 feed.doubt_s = max(feed.doubt_s, watermark_s + DOUBT_S)
             feed.connections = [*feed.connections, mark.connection][-CONNECTIONS_KEPT:]
         if watermark_s > feed.closed_s:
@@ -393,8 +405,9 @@ class Flow:
                     self._prove(feed, name)
 
     def _close(self, feed: Feed, watermark_s: int, *, alive: bool) -> None:
+        if feed.waiting and bool((feed.lanes.contiguous & (feed.state.ends[:, 0] < 0)).any()):
+            self._scan(feed, max(feed.closed_s, 0), alive=True)  # so that it is known where an instrument begins
         dead = bool(feed.state.ends[:, 7].any()) or not alive
-        doubtful = 0 <= feed.closed_s < feed.doubt_s
         slots, bars, gaps = self._scan(feed, watermark_s, alive=alive)
         feed.closed_s = watermark_s
         if len(bars.ts):
@@ -402,8 +415,8 @@ class Flow:
             self._effects.bars.append((feed.names, slots, bars))
             self.counts["bars"] += len(bars.ts)
             self.counts["incomplete"] += len(bars.ts) - int(bars.complete.sum())
-        if feed.tears or gaps or dead or doubtful:
-            self._mend(feed, slots, bars, gaps, "feed not alive" if dead else "connection new" if doubtful else "")
+        if feed.tears or gaps or not bars.complete.all():
+            self._mend(feed, slots, bars, gaps, dead=dead)
 
     def _scan(self, feed: Feed, watermark_s: int, *, alive: bool) -> tuple[Ints, Bars, list[Gap]]:
         """Run the kernel over what waits; what came late is put aside for a remake."""
@@ -413,7 +426,7 @@ class Flow:
         if not len(feed.names):
             return slots, empty(Bars), []
         feed.state, bar_slots, bars, gaps = many.scan_abreast(
-            feed.lanes, feed.state, slots, trades, watermark_s, alive, feed.doubt_s
+            feed.lanes, feed.state, slots, trades, watermark_s, alive, feed.doubts()
         )
         kept = []
         for gap in gaps:
@@ -427,24 +440,24 @@ class Flow:
             self._remake(gap.instrument, Remake(gap.start_s, gap.start_s + 1, late, gaps=(gap,)))
         return bar_slots, bars, kept
 
-    def _mend(self, feed: Feed, slots: Ints, bars: Bars, gaps: list[Gap], cause: str) -> None:
+    def _mend(self, feed: Feed, slots: Ints, bars: Bars, gaps: list[Gap], *, dead: bool) -> None:
         """Keep account of what is incomplete, and see what has been proved since."""
         for gap in gaps:
             if gap.cause == "ids missing":
                 tears = feed.tears.setdefault(gap.instrument, [])
                 tears.append(Tear(gap.start_s, gap.end_s + 1, gap.first_id, gap.last_id, gap.cause))
                 self._effects.gaps.append(gap)
-        if cause:
-            for at in np.flatnonzero(bars.complete == 0).tolist():
-                name, ts = feed.names[slots[at]], int(bars.ts[at])
-                if ts < feed.state.ends[slots[at], 5]:  # not covered, and nothing will ever prove it
-                    continue
-                tears = feed.tears.setdefault(name, [])
-                last = tears[-1] if tears else None
-                if last is not None and last.cause == cause and last.end_s == ts:
-                    tears[-1] = last._replace(end_s=ts + 1)
-                else:
-                    tears.append(Tear(ts, ts + 1, -1, -1, cause))
+        for at in np.flatnonzero(bars.complete == 0).tolist():
+            name, ts = feed.names[slots[at]], int(bars.ts[at])
+            if ts < feed.state.ends[slots[at], 5] or ts <= feed.state.ends[slots[at], 1]:
+                continue  # not covered, or beside the first print: nothing will ever prove it
+            cause = "feed not alive" if dead else "connection new" if ts < feed.doubt_s else ""
+            tears = feed.tears.setdefault(name, [])
+            last = tears[-1] if tears else None
+            if last is not None and last.cause == cause and last.first_id < 0 and last.end_s == ts:
+                tears[-1] = last._replace(end_s=ts + 1)
+            else:
+                tears.append(Tear(ts, ts + 1, -1, -1, cause))
         for name in list(feed.tears):
             self._prove(feed, name)
 
@@ -455,18 +468,20 @@ class Flow:
         high_s = int(feed.state.ends[slot, 3]) if feed.params[slot].contiguous else -1
         left = []
         for tear in feed.tears[name]:
-            gap = _gap_of(name, tear)
+            gaps = [_gap_of(name, tear)] if tear.cause else []
             if tear.end_s < feed.closed_s - TEAR_S_MAX:
-                self._effects.gaps.append(gap)
+                self._effects.gaps += gaps
                 continue
             if tear.first_id >= 0:
                 proved = not bool(((holes.first_id <= tear.last_id) & (holes.last_id >= tear.first_id)).any())
             else:
-                proved = high_s >= tear.end_s
+                low_s, end_s = np.minimum(holes.before_s, holes.after_s), np.maximum(holes.before_s, holes.after_s)
+                proved = not bool(((low_s < tear.end_s) & (end_s >= tear.start_s)).any())
+                proved = proved and (not tear.cause or high_s >= tear.end_s)
             if not proved:
                 left.append(tear)
                 continue
-            self._effects.gaps.append(msgspec.structs.replace(gap, state="filled"))
+            self._effects.gaps += [msgspec.structs.replace(gap, state="filled") for gap in gaps]
             self._remake(name, Remake(tear.start_s, tear.end_s, empty(Trades), ((tear.start_s, tear.end_s),)))
         if left:
             feed.tears[name] = left
@@ -599,8 +614,9 @@ class Flow:
             if not refill(params, new, remake.late, prints, forced=forced):
                 return None
             self._correct(feed, slot, older, new)
+        first_s = max(state.covered_s, state.low_s + 1)  # beside the first print another may have been before it
         for start_s, end_s in remake.proved:
-            new.complete[(new.ts >= start_s) & (new.ts < end_s) & (new.ts >= state.covered_s)] = 1
+            new.complete[(new.ts >= max(start_s, first_s)) & (new.ts < end_s)] = 1
         for tear in feed.tears.get(name, []):
             torn = (new.ts >= tear.start_s) & (new.ts < tear.end_s) & (older.complete == 0)
             new.complete[torn] = 0

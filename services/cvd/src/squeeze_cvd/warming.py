@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from squeeze_cvd.flowing import Facts, Feed, Flow, Tear
+from squeeze_cvd.flowing import TRUSTED, Facts, Feed, Flow, Tear
 from squeeze_cvd.keeping import Keep
 from squeezecore import abreast as many
 from squeezecore import flow
@@ -79,6 +79,7 @@ def _warm_feed(feed: Feed, keep: Keep, last: dict[str, int], decided_s: int) -> 
             slots.append(np.full(len(bars.ts) - later, slot))
             waiting.append(cut(bars, later, len(bars.ts)))
     feed.state = many.abreast(states)
+    feed.connections = [TRUSTED] if feed.closed_s >= 0 else []
     if waiting:
         feed.closed = [(np.concatenate(slots), concat([empty(Bars), *waiting]))]
 
