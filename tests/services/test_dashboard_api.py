@@ -14,12 +14,12 @@ import polars as pl
 import pytest
 
 import squeezeview
-from services.test_reporting import TOKEN, WRITE, problem, settings_of
+from services.test_reporting import WRITE, problem, settings_of
 from squeeze_reporting import channel, series
 from squeeze_reporting.app import HEADERS
 from squeeze_reporting.board import NAMES, WINDOWS_S
 from squeezecore import squeeze
-from squeezecore.adapters import operations, tradestore
+from squeezecore.adapters import operations
 from squeezecore.market import DAY_S, WARMUP_S, Side
 from squeezecore.risk import Holding
 from squeezecore.squeeze import SqueezeParams, explain_second
@@ -311,14 +311,247 @@ def test_a_slow_viewer_is_let_go_and_nobody_else_notices(feed: Feed, service: Se
             slow.connect((url.host, url.port))
             far = begin - 3 * 3600  # more than all buffers on the way hold
             slow.sendall(f"GET /v1/assets/BTC/stream HTTP/1.1\r\nHost: here\r\nLast-Event-ID: {far}\r\n\r\n".encode())
-            while await asyncio.to_thread(metric, service, "squeezeflow_viewers") < 51:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(service.until, lambda: metric(service, "squeezeflow_viewers") == 51)
             await asyncio.to_thread(feed.publish, seconds)
             seen = await asyncio.gather(*reading)
             assert await asyncio.to_thread(metric, service, "squeezeflow_viewers_dropped_total") == dropped + 1
-            while await asyncio.to_thread(metric, service, "squeezeflow_viewers") > 0:  # it never reads, and is cut off
-                await asyncio.sleep(0.05)
+            # It never reads, so it is cut off.
+            await asyncio.to_thread(service.until, lambda: metric(service, "squeezeflow_viewers") == 0)
         return seen
 
     for seen in asyncio.run(everybody()):
         assert seen == list(range(begin + 1, begin + seconds + 1))
+
+
+# --- series ---
+
+
+def reference(market: Market, feed: Feed, asset: str, start: int, end: int, step: int) -> dict[str, list[Any]]:
+    """Group rows and features by step, the obvious way."""
+    start, end = start // step * step, -(-end // step) * step
+    rows = market.store.read_rows(asset, start - WARMUP_S - 3600, end)
+    _, features = squeeze.scan(P, squeeze.initial(P), rows)
+    instrument = feed.instruments[asset]
+    sign = np.where(features.flags & squeeze.F_LONG, 1, np.where(features.flags & squeeze.F_SHORT, -1, 0))
+    table = pl.DataFrame(
+        {name: getattr(rows, name) for name in rows._fields}
+        | {
+            "signed": sign * features.score_milli.astype(np.int64),
+            "phase": [squeeze.PHASES[bits >> squeeze.PHASE_SHIFT & 3] for bits in features.flags.tolist()],
+            "low_of": features.reset[features.reset_ts.searchsorted(features.ts, "right") - 1][:, 0],
+        }
+    ).filter(pl.col("ts") >= start)
+    sums = [pl.col(name).sum() for name in ("spot_delta", "perp_delta", "spot_volume", "perp_volume")]
+    lasts = [
+        pl.col(name).last() for name in ("close", "open_interest", "funding_rate_8h", "basis_bps", "phase", "low_of")
+    ]
+    grouped = (
+        table.group_by((pl.col("ts") // step * step).alias("step"), maintain_order=True)
+        .agg(
+            pl.col("open").first(), pl.col("high").max(), pl.col("low").min(), *lasts, *sums, pl.col("quality_ppm").mean(),
+            pl.col("signed").get(pl.col("signed").abs().arg_max()),
+        )
+        .rename({"step": "ts", "signed": "score", "quality_ppm": "quality", "low_of": "reset_low"})
+        .to_dict(as_series=False)
+    )  # fmt: skip
+    price, cents = 10**instrument.price_decimals, 100
+    scales = dict.fromkeys(("open", "high", "low", "close", "reset_low"), price)
+    scales |= dict.fromkeys(("spot_delta", "perp_delta", "spot_volume", "perp_volume"), cents)
+    scales |= {"open_interest": 10**instrument.qty_decimals, "funding_rate_8h": 10**10, "basis_bps": 1000}
+    scales |= {"quality": 10**6, "score": 1000}
+    return {
+        name: [value / scales[name] for value in column] if name in scales else column
+        for name, column in grouped.items()
+    }
+
+
+@pytest.mark.parametrize(("step", "span"), [(1, 700), (60, 5_000), (300, 20_000), (3600, 86_400)])
+def test_steps_are_rows_grouped_by_time(market: Market, feed: Feed, service: Service, step: int, span: int) -> None:
+    end = feed.next_ts - 17
+    asked = {"from": end - span, "to": end, "step": step}
+    found = service.get("/v1/assets/eth/series", params=asked).json()
+    wanted = reference(market, feed, "ETH", end - span, end, step)
+    assert found["step"] == step
+    for name, column in wanted.items():
+        if name == "reset_low":
+            assert [value or 0 for value in found[name]] == column, name
+        elif name == "quality":
+            assert found[name] == pytest.approx(column), name
+        else:
+            assert found[name] == column, name
+
+
+def test_a_step_is_chosen_so_that_a_screen_is_enough(feed: Feed, service: Service) -> None:
+    end = feed.next_ts
+    for span in (600, 30_000, 86_400 * 2):
+        found = service.get("/v1/assets/BTC/series", params={"from": end - span, "to": end}).json()
+        assert 1 <= len(found["ts"]) <= series.POINTS + 1
+        assert {len(column) for column in found.values() if isinstance(column, list)} == {len(found["ts"])}
+    long = service.get(
+        "/v1/assets/BTC/series", params={"from": "2024-01-01", "to": "2026-02-01", "step": 14_400}
+    ).json()
+    assert set(long["score"]) == {None}  # too long to be scanned
+    assert service.get("/v1/assets/BTC/series", params={"from": "2020-01-01", "to": "2020-01-02"}).json()["ts"] == []
+
+
+@pytest.mark.parametrize(
+    ("params", "status", "words"),
+    [
+        ({"step": 7}, 422, ("step was 7", "300")),
+        ({"step": 1, "from": "2026-01-01", "to": "2026-01-02"}, 422, ("points were 86400", "5000", "step=30")),
+        ({"from": 5, "to": 4}, 422, ("from was 5",)),
+        ({"from": "soon"}, 422, ("'soon'",)),
+    ],
+)
+def test_a_wrong_series_is_refused(
+    service: Service, params: dict[str, Any], status: int, words: tuple[str, ...]
+) -> None:
+    problem(service.get("/v1/assets/BTC/series", params=params), status, *words)
+
+
+# --- reads ---
+
+
+def test_markets_are_told_with_share_and_completeness(market: Market, feed: Feed, service: Service) -> None:
+    shown = service.get("/v1/assets/btc/venues").json()
+    config = feed.watched["BTC"]
+    assert [one["instrument"] for one in shown["markets"]] == [one.instrument for one in config.markets]
+    assert "ingest was not found" in shown["feeds_error"]
+    assert sum(one["share_24h"] for one in shown["markets"]) == pytest.approx(1)
+    for one in shown["markets"]:
+        bars = market.store.read_bars(one["instrument"], shown["to"] - 3600, shown["to"])
+        assert one["delta_1h_usd"] == int((bars.buy_usd_cents - bars.sell_usd_cents).sum()) / 100
+        assert one["completeness_1h"] == int(bars.complete.sum()) / 3600
+        assert one["traded"] == (one["instrument"] == config.traded)
+    quality = service.get("/v1/quality").json()
+    assert {one["instrument"] for one in quality["markets"]} >= {one["instrument"] for one in shown["markets"]}
+    for one in quality["markets"]:
+        assert (len(one["minutes"]), len(one["hours"])) == (60, 24)
+        assert one["gaps"]["found"] == one["gaps"]["open"] + one["gaps"]["filled"]
+
+
+def test_limits_are_told_with_what_is_used(feed: Feed, service: Service) -> None:
+    problem(service.get("/v1/accounts/nobody/limits"), 404, "nobody")
+    perp = feed.instruments["BTC"]
+    standing = Standing(
+        equity_usd_e8=90_000 * USD_E8, day_open_usd_e8=100_000 * USD_E8, week_open_usd_e8=95_000 * USD_E8,
+        peak_usd_e8=100_000 * USD_E8, gross_usd_e8=180_000 * USD_E8,
+        holdings=(Holding(asset="BTC", instrument=PERP, qty=3 * 10**perp.qty_decimals),), sent_ts=(940, 941, 1000),
+    )  # fmt: skip
+    feed.say(Clock(account="measured", settled_ts=1000, standing=standing))
+    shown = service.get("/v1/accounts/measured/limits").json()
+    used = {name: one["used"] for name, one in shown["limits"].items()}
+    assert used["daily_loss_max"] == pytest.approx(0.1)
+    assert used["weekly_loss_max"] == pytest.approx(5 / 95)
+    assert (used["leverage_max"], used["open_positions_max"], used["orders_per_minute_max"]) == (2.0, 1, 2)
+    ts = feed.next_ts - 1
+    service.until(lambda: service.get("/v1/board").json()["ts"] == ts)
+    mark = stored_rows(feed.store, "BTC", range(ts, ts + 1)).mark[0] / 10**perp.price_decimals
+    shown = service.get("/v1/accounts/measured/limits").json()
+    assert shown["limits"]["position_notional_usd_max"]["used"] == pytest.approx(3 * mark)
+    assert shown["limits"]["price_collar"] == {"used": None, "limit": 0.02}
+
+
+def test_the_form_of_a_backtest_is_made_from_the_models(service: Service) -> None:
+    found = service.get("/v1/parameters/schema").json()
+    score = found["$defs"]["SqueezeParams"]["properties"]["entry_score"]
+    assert (score["minimum"], score["maximum"], score["default"]) == (0, 10, P.entry_score)
+    assert score["title"] == "Entry score"
+    assert score["description"]
+    assert set(found["$defs"]["SqueezeParams"]["properties"]) == set(SqueezeParams.__struct_fields__)
+    assert found["$defs"]["Costs"]["properties"]["taker_fee_ppm"]["unit"] == "ppm"
+    spec = found["$defs"]["BacktestSpec"]
+    assert set(spec["required"]) == {"assets", "start", "end"}
+
+
+def test_what_moves_money_is_passed_on_to_the_executor(
+    market: Market, feed: Feed, service: Service, tmp_path: Path
+) -> None:
+    problem(service.post("/v1/accounts/desk/kill", json={"reason": "test"}), 503, "executor was not found")
+    settings = settings_of(market, tmp_path) | {"account": "desk"}
+    (tmp_path / "executor_token").write_text("a-token-of-the-executors")
+    with (
+        started(
+            tmp_path,
+            ["-m", "squeeze_executor"],
+            "executor",
+            **settings,
+            executor_token_file=tmp_path / "executor_token",
+        ) as executor,
+        started(tmp_path, ["-m", "squeeze_reporting"], "reporting", **settings, instance="third") as reporting,
+    ):
+        executor.listening().until(lambda: executor.get("/v1/switches").status_code == 200)
+        reporting.ready()
+        shown = reporting.get("/v1/services").json()["services"]
+        assert set(shown) == {"executor", "reporting"}
+        assert shown["executor"]["pid"] == executor.process.pid
+        body = {"reason": "the test says so"}
+        path = "/v1/accounts/desk/kill"
+        problem(reporting.post(path, json=body), 401, "token was not given")
+        problem(reporting.post(path, json=body, headers=WRITE), 403, "needs executor")
+        may = {"Authorization": "Bearer a-token-of-the-executors"}
+        problem(reporting.post("/v1/accounts/other/kill", json=body, headers=may), 404, "the executor trades desk")
+        killed = reporting.post(path, json=body, headers=may)
+        assert (killed.status_code, killed.json()["kill_switch"]) == (200, True)
+        assert executor.get("/v1/switches").json()["kill_switch"] is True
+        problem(reporting.post("/v1/accounts/desk/resume", json=body, headers=may), 422, "confirm")
+        back = reporting.post("/v1/accounts/desk/resume", json=body | {"confirm": "desk"}, headers=may)
+        assert back.json()["kill_switch"] is False
+        executor.end(9)
+        executor.note.write_text(json.dumps({"port": 1, "pid": 1}))  # as one that died leaves it
+        assert reporting.get("/v1/services").json()["services"]["executor"]["state"] == "UNREACHABLE"
+
+
+# --- the page, and what a browser may do ---
+
+
+def test_the_page_is_served_with_its_own_files_only(service: Service) -> None:
+    page = service.get("/")
+    if not squeezeview.live_built():
+        problem(page, 501, "make web")
+        return
+    assert page.text.startswith("<!doctype html>")
+    assert "<script>" not in page.text
+    assert "style=" not in page.text
+    for name, kind in (("live.js", "text/javascript"), ("live.css", "text/css")):
+        found = service.get(f"/assets/{name}")
+        assert found.headers["content-type"].startswith(kind)
+        assert service.get(f"/assets/{name}", headers={"If-None-Match": found.headers["etag"]}).status_code == 304
+    problem(service.get("/assets/report.js"), 404, "live.js")
+
+
+def headers_of(answer: httpx.Response) -> list[tuple[str, str]]:
+    return [(name, answer.headers.get(name, "")) for name, _ in HEADERS]
+
+
+def test_every_answer_carries_the_headers_that_keep_a_browser_here(feed: Feed, service: Service) -> None:
+    paths = service.get("/openapi.json").json()["paths"]
+    filled = {"{asset}": "BTC", "{account}": "desk", "{run_id}": "none", "{instrument}": PERP}
+    asked = ["/", "/assets/live.js", "/docs", "/nothing/here"]
+    for path, methods in paths.items():
+        if "get" in methods and not path.endswith("stream"):
+            for name, value in filled.items():
+                path = path.replace(name, value)  # noqa: PLW2901
+            asked.append(path)
+    assert len(asked) > 30
+    answers = [service.get(path) for path in asked]
+    answers += [service.http.delete("/v1/board"), service.http.put("/v1/assets", content="{}")]
+    answers += [service.post("/v1/backtests", content=b"x" * 2_000_000), service.get("/v1/stream?after=x")]
+    assert {answer.status_code for answer in answers} >= {200, 401, 404, 405, 413, 422}
+    for answer in answers:
+        assert headers_of(answer) == list(HEADERS), answer.url
+    for path in ("/v1/stream", "/v1/assets/BTC/stream"):
+        stream = watch(service, path)
+        assert headers_of(stream.response) == list(HEADERS)
+        assert stream.response.headers["content-type"] == "text/event-stream"
+        assert stream.response.headers["cache-control"] == "no-store"
+        stream.close()
+
+
+def test_who_asks_too_often_is_told_so_with_the_same_headers(market: Market, tmp_path: Path) -> None:
+    settings = settings_of(market, tmp_path) | {"requests_burst": 1, "requests_per_s": 0.001, "instance": "few"}
+    with started(tmp_path, ["-m", "squeeze_reporting"], "reporting", **settings) as service:
+        service.listening()
+        answers = [service.get("/v1/board") for _ in range(2)]
+        assert answers[1].status_code == 429
+        assert headers_of(answers[1]) == list(HEADERS)
