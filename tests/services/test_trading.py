@@ -171,7 +171,7 @@ def test_a_stream_of_rows_is_traded_as_the_backtest_trades_them(stage: Stage, ma
         assert service.end() == 0
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 def test_killed_again_and_again_they_leave_the_same(stage: Stage, market: Simulated, seed: int) -> None:
     rng = np.random.default_rng(seed)
     stage.configure(market)
@@ -180,13 +180,17 @@ def test_killed_again_and_again_they_leave_the_same(stage: Stage, market: Simula
     borders = np.sort(rng.integers(1, len(batches), 7)).tolist()
     for first, last in zip([0, *borders], [*borders, len(batches)], strict=True):
         stage.publish(market, batches[first:last])
-        name = ("strategy", "executor")[int(rng.integers(2))]
+        name = ("strategy", "executor", "nats")[int(rng.integers(3))]
         goal = batches[int(rng.integers(first, last))].ts
         if last < len(batches):
             executor = running["executor"]
             executor.until(lambda at=executor, ts=goal: at.get("/v1/status").json().get("settled_ts", -1) >= ts)
-            running[name].end(signal.SIGKILL)
-            running[name] = stage.start(name).listening()
+            if name == "nats":
+                stage.bed.process.kill()
+                stage.bed.process.start()
+            else:
+                running[name].end(signal.SIGKILL)
+                running[name] = stage.start(name).listening()
     stage.until_settled(running["executor"], end_s)
     stage.until_stored(end_s // 60 * 60 - 1)
     check(stage, market, end_s)

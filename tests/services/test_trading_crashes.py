@@ -1,6 +1,6 @@
 """Strategy and executor end at any effect of theirs and go on: no order is lost or doubled, nothing differs from the backtest.
 
-`python tests/services/test_trading_crashes.py SEED` replays one schedule and says how it went.
+`python tests/services/test_trading_crashes.py SEED [LAST]` replays one schedule, or all up to LAST, and says how it went.
 """
 
 from __future__ import annotations
@@ -63,4 +63,5 @@ def test_without_an_end_nothing_differs_either():
 
 
 if __name__ == "__main__":
-    sys.stdout.write(live(int(sys.argv[1]), 3) or "nothing was wrong")
+    for number in range(int(sys.argv[1]), int(sys.argv[-1]) + 1):
+        sys.stdout.write(f"{number}: {live(number, 3) or 'nothing was wrong'}\n")

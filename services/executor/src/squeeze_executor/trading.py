@@ -33,7 +33,6 @@ from squeezecore.wire import Clock, Decided, FundingFact, RowBatch, Sending
 
 PULL = 500
 AHEAD_S_MAX = 2_000  # seconds of rows that wait to be settled
-LOOK_S = 0.25  # for the first list of assets
 BREATHE = 200  # settled seconds between two turns of the event loop
 FUNDING_S_MAX = 120.0  # how long a due funding rate is waited for
 STALL_S = 2.0  # between an order's append and its sending; beyond it the lead is looked at once more
@@ -106,12 +105,7 @@ class Executor:
         self.plan = await accounts.plan_of(self._bus, self.account, self.plan)
         await self._kit.in_thread(self._keep.put_plan, self.plan)
         self.state = "WAITING FOR ASSETS"
-        traded: dict[str, str] = {}
-        while not traded:
-            traded = await accounts.traded_assets(self._bus)
-            if not traded:
-                await asyncio.sleep(LOOK_S)
-        assets = accounts.by_asset(traded, await catalogue.wait_for(self._bus, traded.values()))
+        assets = await accounts.first_assets(self._bus)
         self.state = "RECONCILING"
         await self.switchboard.begin()
         self.lead = await self._bus.take_lead(self.account, self._holder)
@@ -246,10 +240,12 @@ class Executor:
             self._stirred.set()
 
     async def _watch_assets(self) -> None:
-        async for _ in self._bus.watch(accounts.BUCKET, accounts.ASSETS):
-            traded = await accounts.traded_assets(self._bus)
-            self._wanted = accounts.by_asset(traded, await catalogue.wait_for(self._bus, traded.values()))
+        async for assets in accounts.asset_changes(self._bus, self._refuse):
+            self._wanted = assets
             self._stirred.set()
+
+    def _refuse(self, reason: str) -> None:
+        self.last_error = reason
 
     # -- what is done --------------------------------------------------------------------------------------------------
 

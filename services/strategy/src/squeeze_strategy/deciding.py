@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from squeeze_strategy.keeping import Keep, Place
-from squeezecore.adapters import accounts, catalogue
+from squeezecore.adapters import accounts
 from squeezecore.adapters.accounts import Plan, Swap
-from squeezecore.adapters.bus import Reader
+from squeezecore.adapters.bus import BusError, Reader
 from squeezecore.adapters.service import Kit
 from squeezecore.adapters.store import StoreError
 from squeezecore.desk import NEVER, Desk, Said, signal_of
@@ -29,7 +29,6 @@ from squeezecore.wire import Clock, Decided, RowBatch
 
 PULL = 500
 AHEAD_S_MAX = 2_000  # seconds of rows that wait to be taken, and taken ones that wait to be decided
-LOOK_S = 0.25  # for the first list of assets
 MARGIN = 200  # messages before the place where a row is thought to be
 SNAPSHOT_S = 5.0  # between two, at least
 SNAPSHOT_BYTES_S = 1_000_000  # a larger state is stored less often: so many bytes a second
@@ -89,12 +88,7 @@ class Strategy:
     async def _begin(self) -> tuple[Reader, Reader]:
         self.plan = await accounts.plan_of(self._bus, self.account, self.plan)
         self.state = "WAITING FOR ASSETS"
-        traded: dict[str, str] = {}
-        while not traded:
-            traded = await accounts.traded_assets(self._bus)
-            if not traded:
-                await asyncio.sleep(LOOK_S)
-        assets = accounts.by_asset(traded, await catalogue.wait_for(self._bus, traded.values()))
+        assets = await accounts.first_assets(self._bus)
         self.state = "WARMING"
         flow, trade = await self._bus.stream("FLOW"), await self._bus.stream("TRADE")
         swaps, _ = await accounts.swaps_of(self._bus)
@@ -224,10 +218,12 @@ class Strategy:
             self._stirred.set()
 
     async def _watch_assets(self) -> None:
-        async for _ in self._bus.watch(accounts.BUCKET, accounts.ASSETS):
-            traded = await accounts.traded_assets(self._bus)
-            self._wanted = accounts.by_asset(traded, await catalogue.wait_for(self._bus, traded.values()))
+        async for assets in accounts.asset_changes(self._bus, self._refuse):
+            self._wanted = assets
             self._stirred.set()
+
+    def _refuse(self, reason: str) -> None:
+        self.last_error = reason
 
     async def _watch_params(self) -> None:
         async for value, _ in self._bus.watch(accounts.BUCKET, accounts.PARAMS):
@@ -337,7 +333,11 @@ class Strategy:
         # what was said before a restart was decided with the old ones, and will be again
         from_ts = max(self.desk.taken_ts, self._until_ts, self.desk.swapped_ts) + 1
         before = self.desk.params_after
-        await accounts.log_swap(self._bus, Swap(from_ts=from_ts, params=params))
+        try:
+            await accounts.log_swap(self._bus, Swap(from_ts=from_ts, params=params))
+        except BusError as error:
+            self.last_error, self._wanted_params = f"parameters wait for the bus: {error}", params
+            return
         self._swaps, _ = await accounts.swaps_of(self._bus)
         self._to_store.set()
         self.desk.swap(params, from_ts)

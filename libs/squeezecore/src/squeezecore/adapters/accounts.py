@@ -7,11 +7,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, TypeVar
 
 import msgspec
 
-from squeezecore.adapters.bus import Bus, Conflict
+from squeezecore.adapters import catalogue
+from squeezecore.adapters.bus import Bus, BusError, Conflict
 from squeezecore.errors import UsageError
 from squeezecore.market import Instrument
 from squeezecore.risk import TradingState
@@ -22,6 +25,7 @@ BUCKET = "config"
 ASSETS, PARAMS, PARAMS_LOG = "assets", "params", "params.log"
 LOG_MAX = 100  # swaps remembered
 TRIES = 5  # of a compare-and-set
+LOOK_S = 0.25  # between two looks at what is not there yet
 
 Value = TypeVar("Value")
 
@@ -85,12 +89,36 @@ async def switches_of(bus: Bus, account: str) -> tuple[Switches, int] | None:
     return None if found is None else (decoded(switch_key(account), found[0], Switches), found[1])
 
 
-async def traded_assets(bus: Bus) -> dict[str, str]:
-    """Return the traded instrument of each configured asset; empty while none is configured."""
-    found = await bus.get(BUCKET, ASSETS)
-    if found is None:
-        return {}
-    return {asset: config.traded for asset, config in decoded(ASSETS, found[0], dict[str, AssetConfig]).items()}
+async def traded_instruments(bus: Bus, value: bytes) -> dict[str, Instrument]:
+    """Return the traded instrument of each asset that key `assets` names, once all of them are known."""
+    traded = {asset: config.traded for asset, config in decoded(ASSETS, value, dict[str, AssetConfig]).items()}
+    return by_asset(traded, await catalogue.wait_for(bus, traded.values()))
+
+
+async def first_assets(bus: Bus) -> dict[str, Instrument]:
+    """Wait until assets are configured, and return the traded instrument of each."""
+    while True:
+        found = await bus.get(BUCKET, ASSETS)
+        assets = {} if found is None else await traded_instruments(bus, found[0])
+        if assets:
+            return assets
+        await asyncio.sleep(LOOK_S)
+
+
+async def asset_changes(bus: Bus, refuse: Callable[[str], None]) -> AsyncIterator[dict[str, Instrument]]:
+    """Yield the traded instruments whenever the assets were changed; what is wrong is told and changes nothing."""
+    async for value, _ in bus.watch(BUCKET, ASSETS):
+        while True:
+            try:
+                found = await traded_instruments(bus, value)
+            except BusError:  # away for a while
+                await asyncio.sleep(LOOK_S)
+                continue
+            except UsageError as error:
+                refuse(str(error))
+            else:
+                yield found
+            break
 
 
 async def swaps_of(bus: Bus) -> tuple[list[Swap], int]:
