@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from squeezecore import desk
+from squeezecore import backtest, desk
 from squeezecore.errors import UsageError
-from squeezecore.market import DAY_S
+from squeezecore.fold import Fold
+from squeezecore.market import DAY_S, Rows, cut, empty
+from squeezecore.settling import Settling
 from squeezecore.spec import Costs, Limits, canonical, day_start_s
 from squeezecore.squeeze import params_from
 from squeezecore.wire import Decided
@@ -46,7 +49,9 @@ def lockstep(drawn: World, seed: int, **how: object) -> Lockstep:
     capital=st.sampled_from([1_000, 10_000, 1_000_000]),
     pull=st.sampled_from([3, 40, 400]),
 )
-@settings(deadline=None, max_examples=15)
+@settings(
+    deadline=None, max_examples=15, phases=(Phase.explicit, Phase.reuse, Phase.generate)
+)  # shrinking takes minutes
 def test_live_does_what_the_backtest_does_whatever_arrives_when(
     seed: int,
     assets: tuple[str, ...],
@@ -64,18 +69,17 @@ def test_live_does_what_the_backtest_does_whatever_arrives_when(
     _, days = drawn.run(days=2)
     live = lockstep(drawn, seed, pull=pull)
     assert live.differs(days, day_start_s(START), day_start_s(START) + 2 * DAY_S) == ""
-    assert live.orders
+    assert live.decisions
 
 
-@pytest.mark.parametrize(("assets", "pull"), [(("BTC",), 5_000), (("BTC", "SOL"), 20_000)])
-def test_live_does_what_the_backtest_does_on_a_simulated_market(assets: tuple[str, ...], pull: int):
-    market = simulated(assets)
+def test_live_does_what_the_backtest_does_on_a_simulated_market():
+    market = simulated(("BTC", "SOL"))
     days = market.fold()
     live = Lockstep(market.spec, market.instruments, market.batches, facts_of(market.instruments, market.funding), 7)
     for asset, rows in market.warmup.items():
         live.desk.warm(asset, rows)
     live.begin(day_start_s(market.spec.start) - 1)
-    live.run(cuts=4, pull=pull)
+    live.run(cuts=4, pull=20_000)
     assert live.differs(days, day_start_s(market.spec.start), day_start_s(market.spec.end) + DAY_S) == ""
     assert len(live.fills) > 4
     assert {decision.kind for decision in live.decisions} > {"entry", "exit", "candle", "reset"}
@@ -134,3 +138,40 @@ def test_an_intent_that_comes_too_late_enters_nothing_but_leaves():
     assert "too late to enter" in last.reason
     machine.hear(fresh)  # known: not asked again
     assert machine.judge() == []
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(deadline=None, max_examples=10)
+def test_a_day_begins_with_the_groups_of_assets_that_the_backtest_finds(seed: int):
+    rng = np.random.default_rng(seed)
+    drawn = world(seed, assets=("BTC", "ETH"), days=3, holes=0)
+    spec, common = drawn.spec, rng.standard_normal(3 * 144)
+    rows, scans = {}, {}
+    for asset in spec.assets:
+        ts = day_start_s(START) + np.arange(3 * 144) * 600 + 599  # a row each ten minutes, some missing
+        ts, moves = ts[kept := rng.random(len(ts)) < 0.9], common[kept] + 0.1 * rng.standard_normal(int(kept.sum()))
+        close = np.rint(60_000_000 * np.exp(np.cumsum(moves) * 1e-3)).astype(np.int64)
+        zero = np.zeros(len(ts), np.int64)
+        rows[asset] = Rows(*(ts if name == "ts" else close for name in Rows._fields))._replace(
+            spot_delta=zero, perp_delta=zero, quality_ppm=zero
+        )
+        found = [cut(rows[asset], *ts.searchsorted([at, at + DAY_S]).tolist()) for at in map(day_start_s, spec.days())]
+        for scan in backtest.scan_block(params_from({}), asset, empty(Rows), zip(spec.days(), found, strict=True)):
+            scans[scan.day, asset] = scan
+    fold, groups = Fold(spec, INSTRUMENTS), {}
+    for day in spec.days():
+        fold.add_day(day, {asset: scans[day, asset] for asset in spec.assets}, drawn.read)
+        groups[day_start_s(day) // DAY_S] = fold._account.clusters
+    machine = Settling(INSTRUMENTS, spec.costs, spec.limits, 10**12)
+    machine.take(batches_of(rows))
+    machine.hear(Decided(account="paper", ts=day_start_s(spec.end) + DAY_S))
+    seen: dict[int, set[tuple[tuple[str, ...], ...]]] = {}
+    while machine.may_judge or machine.next_ts >= 0:
+        if machine.may_judge:
+            machine.judge()
+        else:
+            clock = machine.settle().clock
+            assert clock is not None
+            seen.setdefault(machine.settled_ts // DAY_S, set()).add(clock.standing.clusters)
+    assert seen == {day: {group} for day, group in groups.items()}
+    assert list(groups.values())[-1] == (("BTC", "ETH"),)

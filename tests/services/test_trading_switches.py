@@ -11,6 +11,7 @@ import pytest
 
 from squeezecore import desk
 from squeezecore.adapters.bus import BusError, Fenced
+from squeezecore.adapters.store import StoreError
 from squeezecore.errors import UsageError
 from squeezecore.risk import TradingState
 from squeezecore.spec import AssetConfig, canonical
@@ -249,6 +250,10 @@ def test_assets_come_and_go_and_what_is_held_stays_until_it_is_left():
             await stage.until(batches[at + 19].ts, *tasks)
             at += 20
         assert set(stage.strategy.desk.assets) == {"BTC"}
+        await bus.put("config", "assets", b'{"ETH": 1}')
+        await asyncio.sleep(2.0)
+        for service in (stage.strategy, stage.executor):
+            assert "key assets of bucket config was not understood" in service.status()["last_error"]
         await bus.put("config", "assets", configs("ETH"))
         await asyncio.sleep(2.0)
         await stage.publish(batches[at : at + 1])
@@ -264,6 +269,43 @@ def test_assets_come_and_go_and_what_is_held_stays_until_it_is_left():
     fills = stage.memory.of("fills")
     assert {fill.asset for fill in fills} == {"BTC", "ETH"}
     assert len({fill.order_id for fill in fills if fill.asset == "BTC"}) == 2
+
+
+def test_trading_goes_on_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch):
+    away = {"executor": True, "strategy": True}
+
+    def missing(what: str, real: Any) -> Any:
+        def put(*values: Any) -> None:
+            if away[what]:
+                raise StoreError("the store is away")
+            real(*values)
+
+        return put
+
+    async def scene(stage: Stage, batches: list[Any]) -> None:
+        tasks = [stage.begin("strategy"), stage.begin("executor")]
+        await stage.publish(batches[:1], facts_of(stage.instruments, drawn.funding))
+        await stage.until(batches[0].ts, *tasks)
+        for what, service in (("executor", stage.executor), ("strategy", stage.strategy)):
+            monkeypatch.setattr(service._keep, "put", missing(what, service._keep.put))
+        await stage.publish(batches[1:1_000])
+        await stage.until(batches[999].ts, *tasks)
+        assert stage.executor.counts["fills"]
+        assert not stage.memory.of("fills")
+        assert "the store is away" in stage.executor.status()["last_error"]
+        snapshots = len(stage.memory.snapshots["executor"])
+        away.update(executor=False, strategy=False)
+        await asyncio.sleep(5.0)
+        assert len(stage.memory.snapshots["executor"]) > snapshots
+        await stage.publish(batches[1_000:])
+        await stage.until(batches[-1].ts, *tasks)
+        for task in tasks:
+            task.cancel()
+
+    drawn = busy_world()
+    stage = play(drawn, scene)
+    _, days = drawn.run(days=1)
+    assert stage.differs(days, int(drawn.rows["BTC"].ts[-1])) == ""
 
 
 class _OtherCode(StrategyKeep):
