@@ -40,6 +40,7 @@ SAMPLES_MAX = 20  # kinds of unknown frames that are remembered
 SAMPLE_CHARS = 200
 HOLES_SHOWN = 50
 SECOND_NS = 1_000_000_000
+FOR_EVER_NS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,8 @@ class Feed:
             mark = self._next_watermark()
             if mark is not None:
                 self.batcher.close(mark.exchange_ns)
+            elif not all(line.reading for line in self.lines):
+                self.batcher.close(FOR_EVER_NS)  # nothing newer comes that would close it: reading waits for this
             left = self.batcher.closed
             facts, self._facts = self._facts, []
             while left > 0 or facts:
