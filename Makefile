@@ -30,7 +30,7 @@ $(READY): requirements.lock pyproject.toml $(MEMBERS:=/pyproject.toml)
 WEB := libs/squeezeview/web
 PAGE := libs/squeezeview/src/squeezeview/assets/report.js
 
-web: $(PAGE) ## Check and build the report page's front end (needs node and npm)
+web: $(PAGE) ## Check and build the front end of the report page and the dashboard (needs node and npm)
 
 $(PAGE): $(shell find $(WEB)/src -type f) $(wildcard $(WEB)/*.json $(WEB)/*.mjs $(WEB)/*.js)
 	@for tool in node npm; do command -v $$tool >/dev/null || { echo "$$tool is missing: install Node.js 18.18 or newer with npm (Debian: apt install nodejs npm)"; exit 1; }; done

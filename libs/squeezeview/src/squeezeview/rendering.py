@@ -34,7 +34,7 @@ def render(page: Page) -> bytes:
     was not built; the message says how.
     """
     if not built():
-        raise UsageError(_how_to_build())
+        raise UsageError(how_to_build("report.js"))
     script = _within("script", (ASSETS / "report.js").read_text())
     style = _within("style", (ASSETS / "report.css").read_text())
     policy = (
@@ -96,9 +96,10 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _how_to_build() -> str:
-    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
+def how_to_build(name: str) -> str:
+    """Say what is missing for one of the built files, and what builds it."""
+    missing = [tool for tool in ("node", "npm") if shutil.which(tool) is None]
     install = (
         f"{' and '.join(missing)} missing: install them (Debian: apt install nodejs npm), then " if missing else ""
     )
-    return f"the report page's front end was not built ({ASSETS.name}/report.js is missing): {install}run make web"
+    return f"the pages' front end was not built ({ASSETS.name}/{name} is missing): {install}run make web"

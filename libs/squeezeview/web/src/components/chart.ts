@@ -44,6 +44,8 @@ export interface ChartSpec {
   span?: (low: number, high: number) => [number, number];
   /** Each line is shifted so that all begin with zero at the left edge, and has a scale of its own: only changes have a meaning. */
   rebased?: boolean;
+  /** Where rebased lines are zero instead: a value of theirs, the same for all; undefined leaves it at the left edge. */
+  origin?: () => number | undefined;
   extremes?: [string, string]; // columns of lowest and highest values, where these are not the lines'
   under?: (pen: Pen) => void;
   over?: (pen: Pen) => void;
@@ -162,7 +164,7 @@ export class Chart {
         if (high[i] > most) most = high[i];
       }
       extremes.set(scale, [least, most]);
-      if (this.spec.rebased && first < low.length) this.origins.set(scale, low[first]);
+      if (this.spec.rebased && first < low.length) this.origins.set(scale, this.spec.origin?.() ?? low[first]);
     }
     this.spanOf = new Map();
     for (const [scale, [least, most]] of extremes) this.spanOf.set(scale, this.roomy(least, most));

@@ -26,10 +26,11 @@ interface Props {
   panes: Pane[];
   onCharts: (charts: Chart[]) => void;
   note?: string; // what the charts are drawn from, below them
+  spans?: ComponentChildren; // instead of the usual buttons for spans of time
   children?: ComponentChildren; // beside the toolbar's buttons
 }
 
-export function ChartGroup({ label, linked, panes, onCharts, note, children }: Props): JSX.Element {
+export function ChartGroup({ label, linked, panes, onCharts, note, spans, children }: Props): JSX.Element {
   const hosts = useRef<HTMLDivElement>(null);
   const [charts, setCharts] = useState<Chart[]>([]);
   const [spoken, setSpoken] = useState(""); // the crosshair's row for those who hear it
@@ -82,7 +83,7 @@ export function ChartGroup({ label, linked, panes, onCharts, note, children }: P
       <div class="above">
         <div class="toolbar">
           {children}
-          <Spans linked={linked} />
+          {spans ?? <Spans linked={linked} />}
         </div>
         <Legend linked={linked} charts={charts} />
       </div>

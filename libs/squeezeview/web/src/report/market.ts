@@ -239,7 +239,7 @@ export function overlaid(runs: RunPage[], equities: Columns[]): Columns {
   return { count: ts.length, units: {}, values };
 }
 
-function fine(value: number, step: number): string {
+export function fine(value: number, step: number): string {
   const size = Math.abs(value);
   if (size < 1e6) return number(value, Math.max(0, Math.min(6, Math.ceil(-Math.log10(step) - 1e-9))));
   const [limit, letter] = size >= 1e9 ? [1e9, "B"] : [1e6, "M"];
@@ -315,7 +315,7 @@ function drawTrades(pen: Pen, trades: TradeLine[], chosen: TradeLine | null): vo
 }
 
 /** Per column of pixels the row whose score is largest: its parts on one another, the whole as a line's end. */
-function drawScore(pen: Pen): void {
+export function drawScore(pen: Pen): void {
   const { ctx, frame, ratio } = pen;
   const score = frame.values.score;
   const parts = PARTS.map((part) => frame.values[part.key]).filter((part) => part !== undefined);
