@@ -169,7 +169,8 @@ def _path(home: Path) -> Figure:
         settings = {"nats_url": server.url, "home": home, "endpoints": endpoints, "run_dir": folder, "recorder": False}
         person = {key: value for key, value in os.environ.items() if not key.startswith("SQUEEZE_")}
         told = person | {f"SQUEEZE_{key.upper()}": str(value) for key, value in settings.items()}
-        service = subprocess.Popen([sys.executable, "-m", "squeeze_ingest"], env=told, stderr=subprocess.DEVNULL)
+        with (folder / "ingest.log").open("wb") as log:
+            service = subprocess.Popen([sys.executable, "-m", "squeeze_ingest"], env=told, stderr=log)
         try:
             return _observe(service, folder / "ingest.json")
         finally:
@@ -193,7 +194,7 @@ def _observe(service: subprocess.Popen[bytes], note: Path) -> Figure:
     marks: list[tuple[float, float, int]] = []  # (time, processor time, prints acknowledged)
     with httpx.Client(trust_env=False, timeout=WAIT_S) as client:
         while True:
-            assert service.poll() is None, "ingest ended"
+            assert service.poll() is None, note.with_suffix(".log").read_text()
             assert time.monotonic() < deadline, "the path was not gone to its end"
             time.sleep(0.2)
             if not note.exists():
@@ -201,7 +202,10 @@ def _observe(service: subprocess.Popen[bytes], note: Path) -> Figure:
             told = json.loads(note.read_text())
             if told["pid"] != service.pid:
                 continue
-            feeds = client.get(f"http://127.0.0.1:{told['port']}/v1/feeds")
+            try:
+                feeds = client.get(f"http://127.0.0.1:{told['port']}/v1/feeds")
+            except httpx.TransportError:  # the next look says whether it ended
+                continue
             if feeds.status_code != 200 or not feeds.json():
                 continue
             [feed] = feeds.json()
