@@ -38,7 +38,7 @@ SNAPSHOT_BYTES_S = 1_000_000  # a larger state is stored less often: so many byt
 REMAKES = 4  # repairs between two pulls
 REMAKE_S = 1.0  # until a repair whose prints are not recorded yet is tried again
 REMAKE_S_MAX = 60.0  # after that it is done with what there is
-STALE_S = 12  # without a watermark for so long while others go on: ingest is dead
+STALE_S = 12  # without a watermark for so long while others go on, or without any message: ingest is dead
 DAY_S = 86_400
 WEIGHING_S = 60  # after midnight new weights hold
 
@@ -78,6 +78,7 @@ class Cvd:
         self._unstored: list[Effects] = []
         self._storing: asyncio.Task[None] | None = None
         self._tasks: asyncio.TaskGroup | None = None
+        self._heard_s = -1.0  # when the last message came, loop time
         self._hurry = False  # rows are out and not stored
         self._store_s = -STORE_S
         self._tried: dict[str, tuple[float, float]] = {}  # remake → when it was first and last tried
@@ -99,6 +100,7 @@ class Cvd:
             for each in deliveries:
                 self.flow.take(each.message, each.seq)
             self.messages += len(deliveries)
+            self._heard_s = asyncio.get_running_loop().time() if deliveries else self._heard_s
             self._hold()
             self.flow.decide()
             await self._publish()
@@ -230,7 +232,8 @@ class Cvd:
     async def _publish(self) -> None:
         """Say what was decided; it is stored after that, beside the next pull."""
         effects = self.flow.effects()
-        self._unstored.append(effects)
+        if effects:
+            self._unstored.append(effects)
         if effects.rows:
             await self._bus.publish_all(effects.rows)
             self.published += len(effects.rows)
@@ -348,6 +351,8 @@ class Cvd:
     def status(self) -> dict[str, Any]:
         """Say how it goes; a feed that stands still is named."""
         waits = self.flow.waits_for(STALE_S)
+        if self._heard_s >= 0 and asyncio.get_running_loop().time() > self._heard_s + STALE_S:
+            waits = ["/".join(place) for place in self.flow.feeds]
         state = self.state
         if state == "RUNNING" and waits:
             state = f"WAITING FOR {', '.join(waits)}"
