@@ -371,3 +371,19 @@ def test_nothing_is_decided_without_an_account():
             each.cancel()
 
     play(busy_world(), scene)
+
+
+def test_a_snapshot_that_is_not_understood_is_a_sentence():
+    async def scene(stage: Stage, batches: list[Any]) -> None:
+        tasks = [stage.begin("strategy"), stage.begin("executor")]
+        await stage.publish(batches[:300])
+        await stage.until(batches[299].ts, *tasks)
+        for task in tasks:
+            task.cancel()
+        for name, held in stage.memory.snapshots.items():
+            place = held[-1][1]
+            stage.memory.snapshots[name] = [(held[-1][0], place, b"\x81\xa1a\x01")]
+        with pytest.raises(UsageError, match="snapshot of account paper was not understood"):
+            await stage.begin("executor")
+
+    play(busy_world(), scene)

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from squeeze_executor.keeping import Keep, Place, Records
 from squeeze_executor.switches import Switchboard
 from squeeze_executor.venue import Paper, Venue
@@ -109,20 +111,11 @@ class Executor:
         self.state = "RECONCILING"
         await self.switchboard.begin()
         self.lead = await self._bus.take_lead(self.account, self._holder)
-        found = await self._kit.in_thread(self._keep.snapshot)
         self._use(self._machine(assets))
-        if found is not None:
-            self._place, data = found
-            self._sent_before.update(self._place.sent)
-            self.settling.restore(data)
-            held = {one.asset: name for name, one in self.settling.account.exchange.ledger.positions.items()}
-            if held.keys() - assets.keys():  # no longer wanted, and not yet left
-                assets |= accounts.by_asset(held, await catalogue.wait_for(self._bus, held.values()))
-                self._use(self._machine(assets))
-                self.settling.restore(data)
+        fresh = not await self._restore(assets)
         streams = {name: (await self._bus.stream(name)).created for name in ("FLOW", "TRADE", "MD")}
         trade = await self._trade_reader(streams["TRADE"])
-        await self._recall(trade, fresh=found is None)
+        await self._recall(trade, fresh=fresh)
         rows = await self._reader("FLOW", ("flow.v1.rows",), "rows", self._place.flow_seq, self._place.flow_created)
         facts = await self._reader(
             "MD", ("md.v1.funding.>",), "facts", self._place.facts_seq, self._place.facts_created
@@ -130,7 +123,7 @@ class Executor:
         self._place = self._place._replace(
             flow_created=streams["FLOW"], trade_created=streams["TRADE"], facts_created=streams["MD"]
         )
-        if found is None:  # from here on there is always one to go on from
+        if fresh:  # from here on there is always one to go on from
             await self._kit.in_thread(
                 self._keep.put_snapshot, 0, self._place._replace(trade_seq=0), self.settling.to_bytes()
             )
@@ -139,6 +132,27 @@ class Executor:
             said_until_ts=self._until_ts, may_be_out=len(self._sent_before),
         )  # fmt: skip
         return rows, trade, facts
+
+    async def _restore(self, assets: dict[str, Instrument]) -> bool:
+        """Take over the last snapshot, if there is one; tell whether there was."""
+        try:
+            found = await self._kit.in_thread(self._keep.snapshot)
+            if found is None:
+                return False
+            self._place, data = found
+            self.settling.restore(data)
+            held = {one.asset: name for name, one in self.settling.account.exchange.ledger.positions.items()}
+            if held.keys() - assets.keys():  # no longer wanted, and not yet left
+                known = accounts.by_asset(held, await catalogue.wait_for(self._bus, held.values()))
+                self._use(self._machine({**known, **assets}))
+                self.settling.restore(data)
+        except msgspec.MsgspecError as error:
+            raise UsageError(
+                f"snapshot of account {self.account} was not understood ({error}): another version wrote it, "
+                "let that one end its positions first, or name another account"
+            ) from error
+        self._sent_before.update(self._place.sent)
+        return True
 
     async def _trade_reader(self, created: str) -> Reader:
         subjects = (*(f"trade.v1.{kind}.{self.account}" for kind in SUBJECTS), "trade.v1.signal.>")

@@ -105,7 +105,7 @@ class Strategy:
             rows = await self._rows_reader(self._place.flow_seq)
         else:
             if found is not None:
-                self.desk.adopt(found.state)
+                self._adopt(found.state)
             rows = await self._warm_up()
         clocks = await self._clocks_reader(trade.created)
         said = await self._bus.last(f"trade.v1.decided.{self.account}")
@@ -123,6 +123,12 @@ class Strategy:
             params=self.desk.params.hash, warming=self.desk.warming,
         )  # fmt: skip
         return rows, clocks
+
+    def _adopt(self, state: bytes) -> None:
+        try:
+            self.desk.adopt(state)
+        except msgspec.MsgspecError as error:
+            self._kit.log.warning("snapshot was not understood, what is held gets today's levels", reason=str(error))
 
     def _desk(self, params: SqueezeParams, assets: Mapping[str, Instrument]) -> Desk:
         return Desk(params, assets, self.plan.costs, self.plan.limits, self.account)
