@@ -197,7 +197,13 @@ async def measure(
     got = sum(seen.assets.get(ts, 0) for seen in everyone for ts in expected)
     wanted = asked.viewers * assets * asked.seconds
     delays = sorted(seen.at_s[ts] - published[ts] for seen in everyone for ts in published if ts in seen.at_s)
-    result = {"viewers": asked.viewers, "assets": assets, "seconds": asked.seconds, "updates": got, "of": wanted}
+    result: dict[str, float] = {
+        "viewers": asked.viewers,
+        "assets": assets,
+        "seconds": asked.seconds,
+        "updates": got,
+        "of": wanted,
+    }
     if delays:
         result |= {
             "delay_p50_s": round(delays[len(delays) // 2], 4),

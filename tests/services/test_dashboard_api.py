@@ -478,7 +478,7 @@ def test_what_moves_money_is_passed_on_to_the_executor(
             **settings,
             executor_token_file=tmp_path / "executor_token",
         ) as executor,
-        started(tmp_path, ["-m", "squeeze_reporting"], "reporting", **settings, instance="third") as reporting,
+        started(tmp_path, ["-m", "squeeze_reporting"], "reporting", **settings) as reporting,
     ):
         executor.listening().until(lambda: executor.get("/v1/switches").status_code == 200)
         reporting.ready()
@@ -549,7 +549,7 @@ def test_every_answer_carries_the_headers_that_keep_a_browser_here(feed: Feed, s
 
 
 def test_who_asks_too_often_is_told_so_with_the_same_headers(market: Market, tmp_path: Path) -> None:
-    settings = settings_of(market, tmp_path) | {"requests_burst": 1, "requests_per_s": 0.001, "instance": "few"}
+    settings = settings_of(market, tmp_path) | {"requests_burst": 1, "requests_per_s": 0.001}
     with started(tmp_path, ["-m", "squeeze_reporting"], "reporting", **settings) as service:
         service.listening()
         answers = [service.get("/v1/board") for _ in range(2)]

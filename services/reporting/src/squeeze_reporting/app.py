@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
@@ -41,10 +44,10 @@ class Settings(ServiceSettings):
     account: str = Field(
         default="paper", pattern=r"^[A-Za-z0-9_-]{1,32}$", description="The account whose positions the board shows."
     )
-    instance: str = Field(
-        default="0",
+    instance: str | None = Field(
+        default=None,
         pattern=r"^[A-Za-z0-9_-]{1,40}$",
-        description="Tells this process from another reporting on the same bus.",
+        description="Tells this process from another reporting on the same bus; by itself the host and the port.",
     )
     peers: dict[str, HttpUrl] = Field(
         default={},
@@ -79,12 +82,18 @@ class _Metrics(Collector):
         yield GaugeMetricFamily("squeezeflow_board_seconds", "The newest second told, UTC.", value=self._live.taken_ts)
 
 
+def _instance(port: int) -> str:
+    """Name this process so that its next start has the same name and no other process has: the bus keeps its readers."""
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:30]
+    return f"{host}-{port}" if port else f"{host}-p{os.getpid()}"
+
+
 async def build(kit: Kit, stack: AsyncExitStack) -> Part:
     """Make the service."""
     settings: Settings = kit.settings
     home = None if settings.clickhouse_url else settings.home
     runs = Runs(home, clickhouse_address(settings), at_once=settings.runs_at_once, log=kit.log)
-    live = Live(kit, settings.account, settings.instance)
+    live = Live(kit, settings.account, settings.instance or _instance(settings.port))
     client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, follow_redirects=False))
     peers = Peers(client, settings.peers, settings.run_dir)
     kit.registry.register(_Metrics(runs, live))
