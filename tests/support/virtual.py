@@ -5,6 +5,7 @@ place in it: what waits for them would wait for ever, and the loop says so.
 """
 
 import asyncio
+import math
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ class _Selector(selectors.SelectSelector):
             return ready
         if timeout is None:
             raise StuckError("every task waits for something that no task and no timer will bring")
-        self.passed_s += timeout
+        self.passed_s = max(self.passed_s + timeout, math.nextafter(self.passed_s, math.inf))  # a wait is never nothing
         return []
 
 
