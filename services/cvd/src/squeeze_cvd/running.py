@@ -78,6 +78,7 @@ class Cvd:
         self._unstored: list[Effects] = []
         self._storing: asyncio.Task[None] | None = None
         self._tasks: asyncio.TaskGroup | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # status is asked for from threads too
         self._heard_s = -1.0  # when the last message came, loop time
         self._hurry = False  # rows are out and not stored
         self._store_s = -STORE_S
@@ -86,7 +87,7 @@ class Cvd:
     async def run(self) -> None:
         """Run until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
+            self._tasks, self._loop = tasks, asyncio.get_running_loop()
             tasks.create_task(self._watch())
             tasks.create_task(self._run())
 
@@ -351,7 +352,7 @@ class Cvd:
     def status(self) -> dict[str, Any]:
         """Say how it goes; a feed that stands still is named."""
         waits = self.flow.waits_for(STALE_S)
-        if self._heard_s >= 0 and asyncio.get_running_loop().time() > self._heard_s + STALE_S:
+        if self._loop is not None and self._heard_s >= 0 and self._loop.time() > self._heard_s + STALE_S:
             waits = ["/".join(place) for place in self.flow.feeds]
         state = self.state
         if state == "RUNNING" and waits:
