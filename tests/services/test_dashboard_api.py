@@ -19,7 +19,7 @@ from squeeze_reporting import channel, series
 from squeeze_reporting.app import HEADERS
 from squeeze_reporting.board import NAMES, WINDOWS_S
 from squeezecore import squeeze
-from squeezecore.adapters import operations
+from squeezecore.adapters import operations, tradestore
 from squeezecore.market import DAY_S, WARMUP_S, Side
 from squeezecore.risk import Holding
 from squeezecore.squeeze import SqueezeParams, explain_second
@@ -240,7 +240,7 @@ def test_seconds_older_than_the_memory_come_from_the_store_the_same(feed: Feed, 
 
 
 def test_a_restart_costs_no_second(market: Market, feed: Feed, tmp_path: Path) -> None:
-    settings = settings_of(market, tmp_path) | {"instance": "other"}
+    settings = settings_of(market, tmp_path) | {"instance": "other", "account": "away"}
     with started(tmp_path, ["-m", "squeeze_reporting"], "reporting", **settings) as service:
         service.ready()
         stream = watch(service, "/v1/assets/BTC/stream")
@@ -248,7 +248,11 @@ def test_a_restart_costs_no_second(market: Market, feed: Feed, tmp_path: Path) -
         seen = stream.until("row", before[-1])
         assert service.end() == 0
         stream.close()
-    feed.publish(7)
+    missed = feed.publish(7)
+    signal = Signal(
+        asset="BTC", ts=missed[3], direction=Direction.BULLISH, score_milli=3_500, reasons=(), params_hash="p"
+    )
+    tradestore.insert_signals(market.store, "away", [signal])
     with started(tmp_path, ["-m", "squeeze_reporting"], "reporting", **settings) as service:
         again = watch(service.ready(), "/v1/assets/BTC/stream", seen[-1].id)
         after = feed.publish(3)
@@ -256,6 +260,7 @@ def test_a_restart_costs_no_second(market: Market, feed: Feed, tmp_path: Path) -
         again.close()
     ts = seconds_of(seen, "row")
     assert ts == list(range(ts[0], after[-1] + 1))
+    assert [(one.id, one.data["units"]) for one in seen if one.name == "signal"] == [(f"{missed[3]}.1", {"score": 3.5})]
 
 
 def test_what_is_left_out_of_the_stream_is_told_from_the_store(feed: Feed, service: Service) -> None:

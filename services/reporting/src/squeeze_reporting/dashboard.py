@@ -63,7 +63,8 @@ def _page() -> APIRouter:
                 files[key] = (data, kind, f'"{hashlib.sha256(data).hexdigest()[:20]}"')
         data, kind, tag = files[name]
         # Scripts are asked for with their hash, so that they may be kept; the page itself is asked for anew.
-        keep = "public, max-age=31536000, immutable" if request.url.query else "no-cache"
+        hashed = bool(request.url.query) and name in ASSETS
+        keep = "public, max-age=31536000, immutable" if hashed else "no-cache"
         headers = {"ETag": tag, "Cache-Control": keep}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)

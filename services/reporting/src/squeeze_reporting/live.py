@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -89,7 +90,7 @@ class Live:
         while not self._wanted:
             await self._stirred()
         self.state = "WARMING"
-        flow = await self._bus.stream("FLOW")
+        flow, trade, audit = [await self._bus.stream(name) for name in ("FLOW", "TRADE", "AUDIT")]
         reader = await self._bus.read("FLOW", ("flow.v1.rows",), f"reporting-{self._instance}-rows", flow.last_seq)
         await self._open_books()
         await self._begin()
@@ -97,8 +98,8 @@ class Live:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._pump_rows(reader))
             tasks.create_task(self._settle_assets())
-            tasks.create_task(self._tell_trading())
-            tasks.create_task(self._tell_audit())
+            tasks.create_task(self._tell_trading(trade.last_seq))
+            tasks.create_task(self._tell_audit(audit.last_seq))
 
     async def _begin(self) -> None:
         """Scan what is stored; tell the last minutes of it."""
@@ -113,7 +114,7 @@ class Live:
         for asset in self._wanted:
             self._channel_of(asset)
         if newest >= start:
-            await self._fill(newest + 1)
+            await self._fill(newest + 1, happened=await self._happened(start, newest + 1))
 
     async def _warmed(self, asset: str, instrument: Instrument, end_s: int) -> Lane:
         """Make a lane of the stored rows before a second."""
@@ -157,8 +158,17 @@ class Live:
         for channel in (self.board, *self.channels.values()):
             channel.begin(self.taken_ts)
 
-    async def _fill(self, end_s: int) -> None:
-        """Tell the seconds from the store that the stream left out before `end_s`."""
+    async def _happened(self, start_s: int, end_s: int) -> dict[str, list[Happened]]:
+        """Return what the store knows of trading in a range, by asset."""
+        return {
+            asset: await self._kit.in_thread(
+                _records, self._store, self.account, asset, start_s, end_s, lane.instrument
+            )
+            for asset, lane in list(self.lanes.items())
+        }
+
+    async def _fill(self, end_s: int, happened: Mapping[str, list[Happened]] = MappingProxyType({})) -> None:
+        """Tell the seconds from the store that the stream left out before `end_s`, with what happened in them."""
         for attempt in range(STORE_TRIES):
             start = self.taken_ts + 1
             seconds: dict[int, dict[str, Rows]] = {}
@@ -171,6 +181,9 @@ class Live:
             await asyncio.sleep(STORE_PAUSE_S)
         for ts in sorted(seconds):
             self._take(ts, seconds[ts])
+            for asset, records in happened.items():
+                for each in _until(records, ts):
+                    self._channel_of(asset).say(each.name, each.body)
             await asyncio.sleep(0)
         self.taken_ts = max(self.taken_ts, end_s - 1)
 
@@ -276,15 +289,15 @@ class Live:
             self._instruments[fill.instrument] = instrument
             self._books.apply(fill, instrument)
 
-    async def _tell_trading(self) -> None:
-        stream = await self._bus.stream("TRADE")
+    async def _tell_trading(self, last_seq: int) -> None:
+        """Tell what comes after a message; fills a little before it may be new to the books."""
         subjects = ("trade.v1.signal.>", "trade.v1.intent.>", "trade.v1.fill.>", "trade.v1.clock.>")
-        after = max(0, stream.last_seq - FILLS_BACK)
+        after = max(0, last_seq - FILLS_BACK)
         reader = await self._bus.read("TRADE", subjects, f"reporting-{self._instance}-trade", after)
         while True:
             deliveries = await reader.pull(PULL, 1.0)
             for each in deliveries:
-                await self._hear(each.message, new=each.seq > stream.last_seq)
+                await self._hear(each.message, new=each.seq > last_seq)
             if deliveries:
                 await reader.ack(deliveries[-1].seq)
 
@@ -303,10 +316,9 @@ class Live:
         elif isinstance(message, Signal) and new:
             await self._say("signal", message)
 
-    async def _tell_audit(self) -> None:
-        stream = await self._bus.stream("AUDIT")
+    async def _tell_audit(self, last_seq: int) -> None:
         name = f"reporting-{self._instance}-audit"
-        reader = await self._bus.read("AUDIT", ("audit.v1.decision.>", "audit.v1.order.>"), name, stream.last_seq)
+        reader = await self._bus.read("AUDIT", ("audit.v1.decision.>", "audit.v1.order.>"), name, last_seq)
         while True:
             deliveries = await reader.pull(PULL, 1.0)
             for each in deliveries:
@@ -342,11 +354,11 @@ class Live:
             rows = await self._kit.in_thread(self._store.read_rows, asset, piece, min(piece + PIECE_S, end_s))
             made = []
             for ts, row in seconds_of(rows):
-                made += [data for _, data in _until(records, ts - 1)]
                 made.append(encode("row", msgspec.json.encode(lane.take(self.schedule, row)), (ts, 0)))
+                made += _encoded(_until(records, ts), ts)
             yield b"".join(made)
             await asyncio.sleep(0)
-        yield b"".join(data for _, data in _until(records, end_s))
+        yield b"".join(_encoded(records[::-1], end_s - 1))
 
     async def boards_after(self, after: Key, end_s: int) -> AsyncIterator[bytes]:
         """Tell the board's seconds after an id again, up to `end_s` (exclusive); what was held then is left out."""
@@ -378,6 +390,11 @@ def _skipped(start_s: int, end_s: int) -> bytes:
     return encode("gap", msgspec.json.encode({"from": start_s, "to": end_s}), None)
 
 
+def _encoded(records: Sequence[Happened], ts: int) -> list[bytes]:
+    """Write what came after a second and before the next."""
+    return [encode(each.name, each.body, (ts, n)) for n, each in enumerate(records, 1)]
+
+
 def _last_second(store: Store, assets: Sequence[str]) -> int:
     """Return the last second that any of these assets has a row of, −1 if none."""
     found = store.query(
@@ -403,10 +420,17 @@ def in_units(record: Said, instrument: Instrument, update: OrderUpdate | None = 
     return shown
 
 
-Record = tuple[int, bytes]
+class Happened(NamedTuple):
+    """Something that is no second: when, what, and its JSON."""
+
+    ts: int
+    name: str
+    body: bytes
 
 
-def _records(store: Store, account: str, asset: str, start_s: int, end_s: int, instrument: Instrument) -> list[Record]:
+def _records(
+    store: Store, account: str, asset: str, start_s: int, end_s: int, instrument: Instrument
+) -> list[Happened]:
     """Return what happened to an asset in `[start_s, end_s)`, by second, the last first."""
     run = tradestore.live_run(account)
     orders = {order.id: order for order in tradestore.orders(store, account, start_s, end_s)}
@@ -421,18 +445,16 @@ def _records(store: Store, account: str, asset: str, start_s: int, end_s: int, i
     ]
     found += [(fill.ts, "fill", fill, None) for fill in tradestore.fills(store, account, start_s, end_s)]
     mine = sorted((one for one in found if one[2].asset == asset), key=lambda one: one[0])
-    made: list[Record] = []
-    counted: dict[int, int] = {}
-    for ts, name, record, update in mine:
-        counted[ts] = counted.get(ts, 0) + 1
-        body = msgspec.json.encode(in_units(record, instrument, update))
-        made.append((ts, encode(name, body, (ts, counted[ts]))))
+    made = [
+        Happened(ts, name, msgspec.json.encode(in_units(record, instrument, update)))
+        for ts, name, record, update in mine
+    ]
     return made[::-1]
 
 
-def _until(records: list[Record], ts: int) -> list[Record]:
+def _until(records: list[Happened], ts: int) -> list[Happened]:
     """Take the records up to a second off the end of the list."""
     taken = []
-    while records and records[-1][0] <= ts:
+    while records and records[-1].ts <= ts:
         taken.append(records.pop())
     return taken
