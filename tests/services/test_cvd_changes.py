@@ -262,3 +262,23 @@ def test_weights_by_turnover_hold_from_a_minute_after_midnight_however_much_come
     rows = store.read_rows("BTC", 0, 2**40)
     revisions = [change.config.revision() for change in changes]
     assert rows.config_rev.tolist() == [revisions[int(ts >= midnight + 60)] for ts in rows.ts.tolist()]
+
+
+def test_rows_do_not_wait_for_ever_for_a_feed_that_has_never_spoken(store: Store, made: worlds.World) -> None:
+    stream = worlds.events(made, {"inverse": 18.0})
+
+    async def main():
+        stage = Stage(store)
+        await stage.configure(made)
+        before = [event for event in stream if event.at < made.start_s + 17]
+        await stage.publish(before)
+        assert await stage.live()
+        first = stage.last.flow.decided_s, store.read_rows("BTC", 0, 2**40)
+        await stage.publish(stream[len(before) :])
+        assert await stage.live()
+        return first, await stage.flow()
+
+    (decided_s, rows), messages = on_stage(main())
+    assert decided_s >= made.start_s + 10
+    assert (rows.quality_ppm < PPM).all()
+    check(store, made, stream, messages)

@@ -6,7 +6,7 @@ import pytest
 from squeeze_cvd.flowing import Flow
 from squeeze_cvd.freezing import freeze, thaw
 from squeezecore.market import Bars, Rows, concat, empty
-from squeezecore.wire import AssetChange
+from squeezecore.wire import AssetChange, TradeBatch
 from support import flow_worlds as worlds
 from support.store import assert_equal
 
@@ -88,3 +88,23 @@ def test_a_cut_a_freeze_and_a_thaw_anywhere_are_invisible(made, seed):
     stream = worlds.events(made, {"spot": 0.1, "linear": 0.5, "inverse": float(rng.random() * 3)}, every_s=0.5)
     _, out = run(begin(made), stream, set(rng.integers(1, len(stream), 12).tolist()))
     check(made, stream, out)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_batches_that_come_twice_and_in_another_order_change_nothing(made, seed):
+    rng = np.random.default_rng(seed)
+    ordered = worlds.events(made)
+    stream = []
+    for event in ordered:
+        if isinstance(event.message, TradeBatch):  # a watermark is two seconds behind
+            stream += [worlds.Event(event.at + 1.5 * float(rng.random()), event.message)] * int(rng.integers(1, 3))
+        else:
+            stream.append(event)
+    stream.sort(key=lambda event: event.at)
+    state, out = run(begin(made), stream)
+    check(made, stream, out)
+    for name, expected in worlds.true_bars(made, ordered, proved=True).items():
+        found = out.all_bars(name)
+        for column in set(Bars._fields) - {"complete", "version"}:
+            assert getattr(found, column).tolist() == getattr(expected, column).tolist()
+    assert state.counts["late"] == 0
