@@ -563,3 +563,23 @@ def test_an_ingest_that_is_cut_off_spoils_no_second_that_another_hears(source):
         assert world.clock.now_ns() - heard.watermarks[-1].exchange_ns < 4 * NS
 
     in_world(source, half)
+
+
+def test_more_missed_prints_than_may_wait_do_not_stop_the_feed(source, monkeypatch):
+    monkeypatch.setattr(feed_module, "WAITING_MAX", 50)
+
+    async def missed(world: World) -> None:
+        await world.watch(LINEAR)
+        fleet = world.begin()
+        await asyncio.sleep(5)
+        feed_of(fleet, LINEAR).pause(on=True)
+        await asyncio.sleep(40)
+        feed_of(fleet, LINEAR).pause(on=False)
+        await world.settle(lambda: is_whole(fleet))
+        await asyncio.sleep(5)
+        feed = feed_of(fleet, LINEAR)
+        assert feed.backfilled > 200
+        assert world.clock.now_ns() - feed.marked_ns < 4 * NS
+        (await world.heard()).assert_whole(world.exchange, instrument_of(fleet, LINEAR))
+
+    in_world(source, missed)
