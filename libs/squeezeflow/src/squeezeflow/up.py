@@ -40,7 +40,7 @@ LOOK_S = 1.0
 GRACE_S = 10.0  # how long the servers stay when we were killed
 HISTORY_DAYS = 2  # whole days before today, so that a simulated market finds the strategy warm
 INGEST_S_MAX = 60.0  # how long the end of the history waits for the feeds
-FEEDS_AHEAD_S = 3.5  # a feed's first watermark lies so far, its grace of 2 s included, before what it has surely heard
+FEEDS_AHEAD_S = 3.0  # by how much it overlaps with them: an instrument may begin later than its feed
 SPEED_MAX = 100_000
 CAPITAL_USD = (100, 1_000_000_000)
 SOURCE_KEY = "up.source"  # whose market the store holds
@@ -433,17 +433,16 @@ class _Up:
             self._tell(f"history of sim:{seed}: {made} days of assets, and {rows:,} seconds of today until now")
 
     async def _feeds_run(self) -> None:
-        """Wait until every feed has promised something: the history has to reach into what they have heard."""
+        """Wait until every feed has heard prints: the history has to reach into what they have heard."""
         sight = next((child.sight for child in self.children if child.program.name == "ingest"), None)
         if sight is None:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(INGEST_S_MAX), httpx.AsyncClient(timeout=ASK_S_MAX, trust_env=False) as http:
-                while (heard_s := await _heard_s(http, sight)) is None:
+                while not await _hear(http, sight):
                     self._looked.clear()
                     await self._looked.wait()
-                now_s = dt.datetime.now(dt.UTC).timestamp()  # noqa: TID251 - where the venue's time is this machine's
-                await asyncio.sleep(max(0.0, heard_s + FEEDS_AHEAD_S - now_s))
+                await asyncio.sleep(FEEDS_AHEAD_S)
 
     # --- watch ---
 
@@ -554,16 +553,15 @@ def _venue(request: Request, endpoints: Path, assets: Mapping[str, AssetConfig])
     return Program("venue", tuple(words), sign=endpoints, address=f"ws://127.0.0.1:{port}")
 
 
-async def _heard_s(http: httpx.AsyncClient, sight: Sight) -> float | None:
-    """Return a second before which every feed has begun to hear, None while one has heard nothing."""
+async def _hear(http: httpx.AsyncClient, sight: Sight) -> bool:
+    """Say whether every feed of ingest has taken prints."""
     if not sight.ready:
-        return None
+        return False
     try:
         feeds = (await http.get(f"{sight.address}/v1/feeds")).json()
-        marks = [int(feed["watermark_ns"]) for feed in feeds]
+        return bool(feeds) and min(int(feed["trades"]) for feed in feeds) > 0
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
-        return None
-    return max(marks) / 1e9 if marks and min(marks) > 0 else None
+        return False
 
 
 def fill_days(store: Store, seed: int, assets: Sequence[str], now_s: int) -> int:
