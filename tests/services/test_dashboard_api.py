@@ -553,6 +553,16 @@ def test_every_answer_carries_the_headers_that_keep_a_browser_here(feed: Feed, s
         stream.close()
 
 
+def test_the_paths_are_a_page_that_loads_nothing(service: Service) -> None:
+    page = service.get("/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    for path in service.get("/openapi.json").json()["paths"]:
+        assert path in page.text
+    for word in ("<script", "<style", "style=", "<link", "://"):
+        assert word not in page.text, word
+    assert "Needs a token of the role writer." in page.text
+
+
 def test_who_asks_too_often_is_told_so_with_the_same_headers(market: Market, tmp_path: Path) -> None:
     settings = settings_of(market, tmp_path) | {"requests_burst": 1, "requests_per_s": 0.001}
     with started(tmp_path, ["-m", "squeeze_reporting"], "reporting", **settings) as service:

@@ -40,7 +40,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from squeezecore.adapters import bus, embedded, logs, web
+from squeezecore.adapters import bus, embedded, logs, reference, web
 from squeezecore.adapters.bus import Bus
 from squeezecore.adapters.clock import SYSTEM, Clock
 from squeezecore.adapters.lean import leave_pandas_out
@@ -172,6 +172,8 @@ def create_app(
         version=importlib.metadata.version("squeezecore"),
         lifespan=lifespan,
         responses=web.RESPONSES,
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        redoc_url=None,
     )
     app.state.runtime = runtime
     web.install_problems(app)
@@ -207,6 +209,11 @@ def _common_paths(app: FastAPI, runtime: Runtime) -> None:
     def metrics() -> Response:
         """Give the metrics in Prometheus' text form."""
         return Response(generate_latest(runtime.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> Response:
+        """List the paths for people."""
+        return Response(reference.page(app.openapi()), media_type="text/html; charset=utf-8")
 
     @app.get("/v1/status", tags=["common"])
     async def status() -> dict[str, Any]:
