@@ -8,8 +8,8 @@ anywhere goes on from the last snapshot, decides the same again, and the bus and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ from squeezecore.adapters import catalogue
 from squeezecore.adapters.bus import BusError, Reader
 from squeezecore.adapters.scanning import code_version
 from squeezecore.adapters.service import Kit
+from squeezecore.adapters.store import StoreError
 from squeezecore.errors import UsageError
 from squeezecore.market import Instrument, Rows, Trades, concat, empty
 from squeezecore.spec import AssetConfig
@@ -35,6 +36,7 @@ STORE_S = 1.0  # effects other than rows wait so long for company: an insert cos
 BEHIND_MAX = 8  # pulls whose effects are not stored yet; then nothing more is pulled
 SNAPSHOT_S = 1.0  # loop time between two snapshots at least
 SNAPSHOT_BYTES_S = 1_000_000  # a larger state is stored less often: so many bytes a second
+STORE_RETRY_S = 1.0  # a full disk may get room again
 REMAKES = 4  # repairs between two pulls
 REMAKE_S = 1.0  # until a repair whose prints are not recorded yet is tried again
 REMAKE_S_MAX = 60.0  # after that it is done with what there is
@@ -43,6 +45,8 @@ DAY_S = 86_400
 WEIGHING_S = 60  # after midnight new weights hold
 
 Assets = dict[str, AssetConfig]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def version() -> str:
@@ -137,7 +141,7 @@ class Cvd:
             ) from error
         if found is None:  # whatever comes, the next start begins here too
             seq = self.flow.seq
-            await self._kit.in_thread(self._keep.put_snapshot, self.flow.decided_s, seq, self._frozen())
+            await self._insist(self._keep.put_snapshot, self.flow.decided_s, seq, self._frozen())
             self._stored_seq = seq
         return reader
 
@@ -212,7 +216,7 @@ class Cvd:
             }
         changes = self.flow.plan(assets, decided_s if weigh else -1)
         if changes:
-            await self._kit.in_thread(self._keep.put_changes, changes)
+            await self._insist(self._keep.put_changes, changes)
             await self._bus.publish_all(changes)
             self.flow.change(changes, instruments)
             self._kit.log.info("assets change", from_ts=changes[0].from_ts, assets=[change.asset for change in changes])
@@ -272,14 +276,24 @@ class Cvd:
         if all_of_it:
             await self._store(reader, all_of_it=True)
 
+    async def _insist(self, write: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
+        """Write, again until the store takes it: rows wait on the bus meanwhile, and nothing is lost."""
+        while True:
+            try:
+                return await self._kit.in_thread(write, *values, **named)
+            except StoreError as error:
+                if self.last_error != str(error):
+                    self._complain(str(error))
+                await asyncio.sleep(STORE_RETRY_S)
+
     def _unstored_facts(self) -> bool:
         return any(self._unstored)
 
     async def _store_all(self, made: Effects, body: bytes | None, decided_s: int, seq: int, reader: Reader) -> None:
         """Effects, then the state that has them behind it, then the stream's place."""
-        await self._kit.in_thread(self._keep.put, made)
+        await self._insist(self._keep.put, made)
         if body is not None:
-            await self._kit.in_thread(self._keep.put_snapshot, decided_s, seq, body)
+            await self._insist(self._keep.put_snapshot, decided_s, seq, body)
             await reader.ack(seq)
             self._stored_seq = seq
             self.lag = await reader.lag()
@@ -314,7 +328,7 @@ class Cvd:
             if newer is None:
                 return False
             if len(newer.ts):
-                await self._kit.in_thread(keep.put_bars, name, newer, max(state.rolled_s, 0))
+                await self._insist(keep.put_bars, name, newer, max(state.rolled_s, 0))
                 start_s, end_s = min(start_s, int(newer.ts[0])), max(end_s, int(newer.ts[-1]) + 1)
         await self._remake_rows(name, start_s, min(end_s + 61, state.decided_s))
         state.forget(name, remake)
@@ -332,7 +346,7 @@ class Cvd:
             return
         await self._bus.publish_all(repairs_of(newer))
         for asset, rows in newer.items():
-            self.repaired += await self._kit.in_thread(self._keep.put_newer_rows, asset, rows)
+            self.repaired += await self._insist(self._keep.put_newer_rows, asset, rows)
 
     def _rows_again(self, asset: str, start_s: int, end_s: int) -> Rows:
         """Return an asset's rows that would be other than those stored; blocks."""
