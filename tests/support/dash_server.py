@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -43,6 +43,10 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
+
+
+def clock(ts: int) -> str:
+    return f"{ts // 3600 % 24:02}:{ts // 60 % 60:02}:{ts % 60:02}"
 
 
 def wave(ts: Any, period_s: float, shift: float = 0.0) -> Any:
@@ -195,6 +199,7 @@ class World:
         self.executor = True  # whether it answers
         self.asked: list[dict[str, Any]] = []  # backtests
         self.seen: list[str] = []  # paths that were asked for
+        self.memory_s = 3_600  # how far back a stream is told again
         self.told: dict[str, int] = {}  # how often each run was cancelled or resumed
 
     @property
@@ -260,6 +265,9 @@ def _event(name: str, data: Any, key: str = "") -> str:
 def _streams(app: FastAPI, world: World) -> None:
     async def follow(last: str | None, told: Any) -> AsyncIterator[str]:
         sent = int(last.partition(".")[0]) if last else world.ts - 1
+        if sent < world.ts - world.memory_s:
+            missed, sent = sent + 1, world.ts - world.memory_s
+            yield _event("gap", {"from": missed, "to": sent + 1})
         while True:
             while sent < world.ts:
                 sent += 1
@@ -270,7 +278,7 @@ def _streams(app: FastAPI, world: World) -> None:
         return StreamingResponse(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     @app.get("/v1/stream")
-    async def stream(last_event_id: str | None = Header(default=None)) -> Response:
+    async def stream(last_event_id: Annotated[str | None, Header()] = None) -> Response:
         async def pieces() -> AsyncIterator[str]:
             yield "retry: 1000\n\n" + _event("schema", {"names": NAMES})
             async for piece in follow(last_event_id, lambda ts: _event("board", board(ts), str(ts))):
@@ -279,7 +287,7 @@ def _streams(app: FastAPI, world: World) -> None:
         return streaming(pieces())
 
     @app.get("/v1/assets/{asset}/stream")
-    async def asset_stream(asset: str, last_event_id: str | None = Header(default=None)) -> Response:
+    async def asset_stream(asset: str, last_event_id: Annotated[str | None, Header()] = None) -> Response:
         if asset not in ASSETS:
             return problem(404, f"asset was {asset!r}, it is not watched")
 

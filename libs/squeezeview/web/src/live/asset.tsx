@@ -8,7 +8,7 @@ import { ChartGroup } from "../components/group";
 import { Linked } from "../components/linked";
 import { DataTable, type Column } from "../components/table";
 import { ask, query, words } from "./api";
-import { liveSpecs, type Events, type Scene } from "./charts";
+import { isTold, liveSpecs, type Events, type Scene } from "./charts";
 import { hooks } from "./hooks";
 import { PhaseMark, priceText } from "./overview";
 import { Absent, known, line, now, present, seconds, useAsked, Waiting } from "./shared";
@@ -244,7 +244,7 @@ function Stage({ asset, instrument, live, newest, small, account }: StageProps):
   };
   const today = Math.floor(present() / DAY_S) * DAY_S;
   const listed = useMemo(
-    () => [...new Set([...events.signals.map((one) => one.ts), ...events.fills.map((one) => one.ts)])].sort((a, b) => a - b),
+    () => [...new Set([...events.signals, ...events.decisions.filter(isTold)].map((one) => one.ts))].sort((a, b) => a - b),
     [events],
   );
   const step = (by: number): void => {
@@ -302,7 +302,7 @@ function Stage({ asset, instrument, live, newest, small, account }: StageProps):
             </span>
           </span>
           {listed.length > 0 && (
-            <span class="buttons" role="group" aria-label="Signals and fills">
+            <span class="buttons" role="group" aria-label="Signals">
               <button type="button" onClick={() => step(-1)} aria-label="Signal before">
                 ← signal
               </button>
@@ -458,7 +458,7 @@ function WholeRow(props: { linked: Linked; live: Live; newest: Watched<Row | nul
         )}
         {parts.map(([name, value]) => (
           <div key={name} class={`r-${name}`}>
-            <dt>{name.replaceAll("_", " ")}</dt>
+            <dt>Part: {name.replaceAll("_", " ")}</dt>
             <dd>{number(value, 2, true)}</dd>
           </div>
         ))}

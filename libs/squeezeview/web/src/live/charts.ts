@@ -60,8 +60,12 @@ export function liveSpecs(scene: () => Scene, small: boolean, onPick: (ts: numbe
         const { from, to } = chart.linked.range;
         const near = ((to - from) / Math.max(1, chart.plot.over.clientWidth)) * 12;
         const { events } = scene();
-        const found = [...events.signals, ...events.fills, ...events.decisions.filter(isTold)]
-          .map((one) => ({ ts: one.ts, away: Math.abs(one.ts + 0.5 - ts) }))
+        // Why something was filled is known to the second that decided it.
+        const decided = new Map(events.decisions.map((one) => [one.order_id, one.ts]));
+        const fills = events.fills.map((one) => ({ ts: one.ts, why: decided.get(one.order_id) ?? one.ts }));
+        const others = [...events.signals, ...events.decisions.filter(isTold)].map(({ ts }) => ({ ts, why: ts }));
+        const found = [...others, ...fills]
+          .map((one) => ({ ts: one.why, away: Math.abs(one.ts + 0.5 - ts) }))
           .filter(({ away }) => away <= Math.max(near, 0.6))
           .sort((a, b) => a.away - b.away)
           .at(0);

@@ -12,6 +12,7 @@ export type Sparks = Record<string, Maybe[]>;
 interface Column {
   id: string;
   head: string;
+  unit?: string;
   title: string;
   group?: string;
   value: (row: BoardRow) => number | string | null;
@@ -29,12 +30,12 @@ const windowed = (id: string, group: string, words: string, of: (row: BoardRow) 
 const COLUMNS: Column[] = [
   { id: "asset", head: "Asset", title: "Asset", value: (row) => row.asset },
   { id: "close", head: "Price", title: "Last price of the traded instrument", value: (row) => row.close },
-  { id: "chg24h", head: "24 h", title: "Change over 24 hours, %", value: (row) => row.chg24h_pct },
+  { id: "chg24h", head: "24 h", unit: "%", title: "Change over 24 hours, %", value: (row) => row.chg24h_pct },
   ...windowed("zspot", "Spot flow, swings", "Spot flow in typical swings", (row) => row.z_spot),
   ...windowed("zperp", "Perp flow, swings", "Perp flow in typical swings", (row) => row.z_perp),
   ...windowed("oi", "Open interest, %", "Change of open interest, %,", (row) => row.oi_chg_pct),
-  { id: "funding", head: "Fund", title: "Funding over 8 hours, basis points", value: (row) => row.funding_8h_bp },
-  { id: "basis", head: "Basis", title: "Perp mark over spot, basis points", value: (row) => row.basis_bp },
+  { id: "funding", head: "Fund", unit: "bp", title: "Funding over 8 hours, basis points", value: (row) => row.funding_8h_bp },
+  { id: "basis", head: "Basis", unit: "bp", title: "Perp mark over spot, basis points", value: (row) => row.basis_bp },
   { id: "phase", head: "Phase", title: "Phase of the reset machine and who is trapped", value: (row) => phaseRank(row) },
   {
     id: "score",
@@ -42,7 +43,7 @@ const COLUMNS: Column[] = [
     title: "Score of 10, signed by direction; the last hour beside it",
     value: (row) => (row.score === null ? null : Math.abs(row.score)),
   },
-  { id: "position", head: "Position", title: "Position, USD, and its unrealised result", value: (row) => row.position_usd },
+  { id: "position", head: "Position", unit: "USD", title: "Position, USD, and its unrealised result", value: (row) => row.position_usd },
 ];
 
 const phaseRank = (row: BoardRow): number | null =>
@@ -199,6 +200,7 @@ export function Overview({ board: watched, sparks: lines, onOpen }: Props): JSX.
                   >
                     <button type="button" title={`${one.title}: sort`} onClick={() => resort(one.id)}>
                       {one.head}
+                      {one.unit && <small> {one.unit}</small>}
                     </button>
                   </th>
                 ))}
@@ -273,10 +275,10 @@ function Line(props: { row: BoardRow; spark: Maybe[]; first: boolean; onFocus: (
           {number(change, 2, true)}
         </td>
       ))}
-      <td class="k-funding" data-head="Fund bp">
+      <td class="k-funding" data-head="Fund">
         {number(row.funding_8h_bp, 2, true)}
       </td>
-      <td class="k-basis" data-head="Basis bp">
+      <td class="k-basis" data-head="Basis">
         {number(row.basis_bp, 1, true)}
       </td>
       <td class="k-phase">

@@ -55,7 +55,7 @@ const columns = (end: number): Column<Told>[] => [
     head: "State",
     value: (row) => row.feed?.state ?? null,
     left: true,
-    show: (row) => <span class={row.feed?.alive === false ? "bad" : ""}>{row.feed?.state.toLowerCase() ?? "not known"}</span>,
+    show: (row) => <span class={row.feed?.alive === false ? "bad" : ""}>{row.feed ? `${row.feed.state.toLowerCase()}${row.feed.alive ? "" : ", silent"}` : "not known"}</span>,
   },
   { head: "Lag", unit: "s", title: "From the venue's clock to ours", value: (row) => row.lag_s, show: (row) => number(row.lag_s, 2) },
   { head: "Skew", unit: "s", title: "How far the venue's clock is from ours", value: (row) => row.skew_s, show: (row) => number(row.skew_s, 3, true) },

@@ -16,6 +16,19 @@ export const dialog = new Watched<JSX.Element | null>(null);
 /** The newest second of the data; before there is one, of this machine's clock. */
 export const present = (): number => now.get() || Math.floor(Date.now() / 1_000);
 
+const WAIT_MS = 3_000;
+
+/** The newest second of the data, once it is known; where no stream tells it for some seconds, this machine's clock. */
+export function useNow(): number | null {
+  const ts = useWatched(now);
+  const [waited, setWaited] = useState(false);
+  useEffect(() => {
+    const timer = setTimeout(() => setWaited(true), WAIT_MS);
+    return () => clearTimeout(timer);
+  }, []);
+  return ts || (waited ? present() : null);
+}
+
 let instruments: Promise<Record<string, Instrument>> | null = null;
 
 /** The instruments with their scales, asked for once. */

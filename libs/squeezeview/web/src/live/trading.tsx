@@ -3,7 +3,7 @@
 import type { JSX } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Chart } from "../components/chart";
-import { clock, day, moment, number, percent, usd } from "../components/format";
+import { clock, compact, day, moment, number, percent, usd } from "../components/format";
 import { pointFrame, type Source } from "../components/frames";
 import { ChartGroup } from "../components/group";
 import { Linked } from "../components/linked";
@@ -12,7 +12,7 @@ import { DataTable, type Column } from "../components/table";
 import { ask, query, Refusal, send, setToken, words } from "./api";
 import { equitySpecs } from "./charts";
 import { hooks } from "./hooks";
-import { Absent, Dialog, dialog, known, now, TokenFields, useAsked, Waiting } from "./shared";
+import { Absent, Dialog, dialog, known, now, present, TokenFields, useAsked, useNow, Waiting } from "./shared";
 import { useWatched, type Watched } from "./store";
 import { sideOf, type Fill, type Instrument, type Order, type Update } from "./types";
 
@@ -48,13 +48,14 @@ interface Limits {
 export function Trading(props: { account: Watched<string>; accounts: string[]; onOpen: (asset: string) => void; small: boolean }): JSX.Element {
   const account = useWatched(props.account);
   const path = `/v1/accounts/${encodeURIComponent(account)}`;
-  const ts = useWatched(now);
+  const ts = useNow();
   // A day before a whole minute, so that the question stays the same for a minute.
-  const since = Math.max(0, Math.floor((ts || Date.now() / 1_000) / 60) * 60 - DAY_S);
+  const since = ts === null ? null : Math.max(0, Math.floor(ts / 60) * 60 - DAY_S);
+  const lately = (what: string): string | null => (since === null ? null : `${path}/${what}${query({ from: since, limit: 1_000 })}`);
   const positions = useAsked<Positions>(`${path}/positions`, EVERY_S);
   const limits = useAsked<Limits>(`${path}/limits`, EVERY_S);
-  const orders = useKept(useAsked<{ orders: Order[] }>(`${path}/orders${query({ from: since, limit: 1_000 })}`, EVERY_S));
-  const fills = useKept(useAsked<{ fills: Fill[] }>(`${path}/fills${query({ from: since, limit: 1_000 })}`, EVERY_S));
+  const orders = useKept(useAsked<{ orders: Order[] }>(lately("orders"), EVERY_S));
+  const fills = useKept(useAsked<{ fills: Fill[] }>(lately("fills"), EVERY_S));
   const [scales, setScales] = useState<Partial<Record<string, Instrument>>>({});
   useEffect(() => void known().then(setScales, () => undefined), []);
   const held = positions.value;
@@ -150,7 +151,7 @@ export function Trading(props: { account: Watched<string>; accounts: string[]; o
         <Absent what="Fills" error={fills.error} again={fills.again} />
       )}
       <h3>Equity and drawdown</h3>
-      <Equity key={account} account={account} />
+      {ts === null ? <Waiting what="equity" /> : <Equity key={account} account={account} />}
     </section>
   );
 }
@@ -197,11 +198,14 @@ const LIMIT_WORDS: Record<string, [label: string, kind: "share" | "usd" | "count
   drawdown_max: ["Drawdown", "share"],
   liquidation_distance_min: ["Distance to liquidation, at least", "share"],
   orders_per_minute_max: ["Orders in a minute", "count"],
+  correlation_min: ["Correlation of a cluster", "count"],
+  price_collar: ["Distance of a limit price", "share"],
+  stale_data_s_max: ["Age of the data, s", "count"],
 };
 
 function limitText(value: number | null, kind: string): string {
   if (kind === "share") return percent(value, 2);
-  if (kind === "usd") return usd(value);
+  if (kind === "usd") return `${compact(value)} USD`;
   if (kind === "factor") return value === null ? "–" : `${number(value, 2)} ×`;
   return number(value, value !== null && !Number.isInteger(value) ? 2 : 0);
 }
@@ -230,7 +234,12 @@ function LimitTable({ limits }: { limits: Limits["limits"] }): JSX.Element {
           <tr>
             <td colSpan={4} class="left">
               <small>
-                Measured only when an order is asked for: {others.map(([name, one]) => `${name.replaceAll("_", " ")} ${one.limit}`).join(", ")}.
+                Measured only when an order is asked for: {others
+                  .map(([name, one]) => {
+                    const [label, kind] = LIMIT_WORDS[name] ?? [name.replaceAll("_", " "), "count"];
+                    return `${label.toLowerCase()} ${limitText(one.limit, kind)}`;
+                  })
+                  .join(", ")}.
               </small>
             </td>
           </tr>
@@ -368,7 +377,7 @@ const EQUITY_EVERY_MS = 5_000;
 const PAGES_MAX = 12;
 
 function Equity({ account }: { account: string }): JSX.Element {
-  const [state, setState] = useState<{ linked: Linked; points: number } | null>(null);
+  const [state, setState] = useState<{ linked: Linked | null } | null>(null);
   const [error, setError] = useState<unknown>(null);
   const [turn, setTurn] = useState(0);
   const source = useMemo(() => new EquitySource(), []);
@@ -379,7 +388,7 @@ function Equity({ account }: { account: string }): JSX.Element {
     let linked: Linked | null = null;
     let timer = 0;
     const load = async (): Promise<void> => {
-      let from: number | null = points.length ? points[points.length - 1].ts + 1 : Math.max(0, (now.get() || Math.floor(Date.now() / 1_000)) - 7 * DAY_S);
+      let from: number | null = points.length ? points[points.length - 1].ts + 1 : Math.max(0, present() - 7 * DAY_S);
       try {
         for (let page = 0; from !== null && page < PAGES_MAX; page++) {
           const found: { equity: { ts: number; equity_usd: number }[]; next: number | null } = await ask(
@@ -395,7 +404,7 @@ function Equity({ account }: { account: string }): JSX.Element {
           const whole = { from: points[0].ts, to: points[points.length - 1].ts };
           if (!linked) {
             linked = new Linked(whole);
-            setState({ linked, points: points.length });
+            setState({ linked });
           } else if (whole.to > linked.whole.to) {
             const [atEnd, by] = [linked.range.to >= linked.whole.to, whole.to - linked.whole.to];
             const all = linked.range.from <= linked.whole.from;
@@ -403,7 +412,7 @@ function Equity({ account }: { account: string }): JSX.Element {
             if (atEnd) linked.show(all ? linked.whole.from : linked.range.from + by, whole.to);
             linked.tell("data");
           }
-        } else setState((before) => before ?? ({ linked: new Linked({ from: 0, to: 60 }), points: points.length }));
+        } else setState({ linked: null });
       } catch (failed) {
         if (!stop.signal.aborted) setError(failed);
       }
@@ -416,14 +425,15 @@ function Equity({ account }: { account: string }): JSX.Element {
     };
   }, [account, source, turn]);
   if (!state) return error === null ? <Waiting what="equity" /> : <Absent what="Equity" error={error} again={() => setTurn((n) => n + 1)} />;
-  if (state.points < 2) return <p class="empty">There is no equity yet: it begins with the account's first minute.</p>;
+  const { linked } = state;
+  if (!linked) return <p class="empty">There is no equity yet: it begins with the account's first minute.</p>;
   return (
     <ChartGroup
       label="Equity and drawdown, linked in time"
-      linked={state.linked}
+      linked={linked}
       panes={panes}
       note="A point a minute and at each fill, the last week."
-      onCharts={(charts: Chart[]) => (hooks.group = { linked: state.linked, charts })}
+      onCharts={(charts: Chart[]) => (hooks.group = { linked, charts })}
     />
   );
 }
@@ -455,14 +465,14 @@ function Switches(props: SwitchesProps): JSX.Element {
   const killed = limits.kill_switch === true;
   const state = limits.state ?? "unknown";
   const words_ = killed
-    ? "Killed: all positions are being ended or are ended, nothing may enter until somebody resumes."
+    ? "All positions are being ended or are ended; nothing may enter until somebody resumes."
     : state === "active"
-      ? "Active: entries and exits pass."
+      ? "Entries and exits pass."
       : state === "reducing"
-        ? "Reducing: only what makes positions smaller passes."
+        ? "Only what makes positions smaller passes."
         : state === "halted"
-          ? "Halted: nothing may enter."
-          : `State ${state}.`;
+          ? "Nothing may enter."
+          : "What this state means is not known here.";
   return (
     <div class={`switches ${killed ? "killed" : state}`}>
       <p role="status">
