@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 from rich.table import Table
-from tests.bench import bussing, commanding, computing, flowing, importing, ingesting, judging, parsing, storing
+from tests.bench import bussing, commanding, computing, flowing, importing, ingesting, judging, living, parsing, storing
 from tests.bench.measuring import REFERENCE_S, Figure, calibrate
 from tests.bench.stage import Stage
 
@@ -27,6 +27,7 @@ GROUPS = {
     "parsing": parsing,
     "flow": flowing,
     "ingest": ingesting,
+    "live": living,
 }
 screen = Console(stderr=True)
 
