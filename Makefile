@@ -6,7 +6,7 @@ READY := .venv/.ready
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv web demo up picture test check format bench lock clean
+.PHONY: help venv web demo up picture test soak check format bench lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,7 +63,10 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff format .
 
 test: $(READY) $(PAGE) ## Every test but the slow ones (JOBS=2 processes)
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow and not soak"
+
+soak: $(READY) ## A thousand schedules of the simulated live loop, and processes killed for longer (an hour or two)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m soak
 
 bench: $(READY) $(PAGE) ## Measure, print a table, write build/bench.json
 	$(BIN)/python -m tests.bench
