@@ -19,7 +19,7 @@ from squeeze_reporting import channel, series
 from squeeze_reporting.app import HEADERS
 from squeeze_reporting.board import NAMES, WINDOWS_S
 from squeezecore import squeeze
-from squeezecore.adapters import operations, tradestore
+from squeezecore.adapters import embedded, operations, tradestore
 from squeezecore.market import DAY_S, WARMUP_S, Side
 from squeezecore.risk import Holding
 from squeezecore.squeeze import SqueezeParams, explain_second
@@ -247,6 +247,8 @@ def test_a_restart_costs_no_second(market: Market, feed: Feed, tmp_path: Path) -
         before = feed.publish(3)
         seen = stream.until("row", before[-1])
         assert service.end() == 0
+        assert "Traceback" not in service.said()
+        assert stream.rest() == []  # it ended in good order
         stream.close()
     missed = feed.publish(7)
     signal = Signal(
@@ -271,6 +273,25 @@ def test_what_is_left_out_of_the_stream_is_told_from_the_store(feed: Feed, servi
     ts = seconds_of(stream.until("row", after[-1]), "row")
     assert ts[ts.index(before[0]) :] == list(range(before[0], after[-1] + 1))
     stream.close()
+
+
+def test_a_past_that_is_stored_after_the_start_counts(market: Market, feed: Feed, tmp_path: Path) -> None:
+    settings = settings_of(market, tmp_path) | {"database": "later"}
+    with (
+        embedded.open_store(market.home, database="later") as store,
+        started(tmp_path, ["-m", "squeeze_reporting"], "reporting", **settings) as service,
+    ):
+        assert service.ready().get("/v1/board").json()["ts"] is None
+        until = feed.next_ts
+        store.insert_rows("BTC", market.store.read_rows("BTC", until - WARMUP_S - 7200, until))
+        (ts,) = feed.publish(1)
+        service.until(lambda: service.get("/v1/board").json()["ts"] == ts)
+        mine, other = (dict(zip(NAMES, line, strict=True)) for line in service.get("/v1/board").json()["assets"])
+        why = explain_second(P, market.store.read_rows("BTC", ts - WARMUP_S - 3600, ts + 1))
+        assert mine["z_spot"] == [round(why["windows"][window]["z_spot"], 3) for window in WINDOWS_S]
+        assert mine["phase"] == why["reset"]["phase"]
+        assert other["phase"] is None  # it has no past
+        store.drop_database()
 
 
 @pytest.mark.parametrize("wrong", ["abc", "-5", "1.2.3", "99999999999"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,14 @@ class Stream:
         found: list[Told] = []
         while not found or found[-1].name != name or found[-1].data["ts"] != ts:
             found.append(self.next())
+        return found
+
+    def rest(self) -> list[Told]:
+        """Read to the end, which has to be one in good order."""
+        found = []
+        with contextlib.suppress(EOFError):
+            while True:
+                found.append(self.next())
         return found
 
     def close(self) -> None:

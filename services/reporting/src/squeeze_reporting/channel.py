@@ -25,6 +25,7 @@ QUEUE_MAX = 120  # events that wait for a viewer; more, and it is let go
 HEARTBEAT_S = 15.0
 DRAIN_S_MAX = 10.0  # a viewer that was let go may still take what is on its way
 HEARTBEAT = b": heartbeat\n\n"
+END_S_MAX = 0.5  # to end a stream when the service ends
 CHUNK = 100  # events of a backlog that are written at once
 RETRY_MS = 1000  # after which a browser comes back
 ID = re.compile(r"(\d{1,10})(?:\.(\d{1,6}))?", re.ASCII)
@@ -192,6 +193,12 @@ class EventStream(Response):
         self._counts.viewers += 1
         try:
             await self._watch(viewer, first_ts, backlog, receive, send)
+        except (
+            asyncio.CancelledError
+        ):  # the service ends: a stream that ends in good order lets its reader come back at once
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(END_S_MAX):
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._channel.leave(viewer)
             self._counts.viewers -= 1

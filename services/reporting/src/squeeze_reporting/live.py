@@ -136,7 +136,7 @@ class Live:
             for each in deliveries:
                 batch = each.message
                 if isinstance(batch, RowBatch) and batch.ts > self.taken_ts:
-                    if batch.ts > self.taken_ts + 1 >= 1:
+                    if batch.ts > self.taken_ts + 1:
                         await self._catch_up(batch.ts)
                     places = enumerate(batch.assets)
                     self._take(batch.ts, {asset: cut(batch.rows, at, at + 1) for at, asset in places})
@@ -146,14 +146,19 @@ class Live:
                 await reader.ack(deliveries[-1].seq)
 
     async def _catch_up(self, end_s: int) -> None:
-        """Bring the lanes to just before a second that does not follow the one before."""
-        if end_s - self.taken_ts - 1 <= FILL_S_MAX:
+        """Bring the lanes to just before a second that does not follow the one before.
+
+        A lane that is not warm is made anew: the store may have got its past only after this service had looked.
+        """
+        far = end_s - self.taken_ts - 1 > FILL_S_MAX
+        for asset, lane in list(self.lanes.items()):
+            if far or not lane.state.warm:
+                warmed = await self._warmed(asset, lane.instrument, end_s if far else self.taken_ts + 1)
+                if asset in self.lanes:
+                    self.lanes[asset] = warmed
+        if not far:
             await self._fill(end_s)
             return
-        for asset, lane in list(self.lanes.items()):
-            warmed = await self._warmed(asset, lane.instrument, end_s)
-            if asset in self.lanes:
-                self.lanes[asset] = warmed
         self.taken_ts = end_s - 1
         for channel in (self.board, *self.channels.values()):
             channel.begin(self.taken_ts)
