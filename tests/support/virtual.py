@@ -7,7 +7,7 @@ place in it: what waits for them would wait for ever, and the loop says so.
 import asyncio
 import math
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -17,10 +17,15 @@ class StuckError(RuntimeError):
     """Nothing is left that could ever happen, and the program has not ended."""
 
 
+TICK_S = (
+    1e-6  # time stands on a grid: a timer never fires a hair before its time, and whoever looks again sees it passed
+)
+
+
 class _Selector(selectors.SelectSelector):
     """Waits by moving the clock."""
 
-    passed_s = 0.0
+    ticks = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
@@ -28,7 +33,7 @@ class _Selector(selectors.SelectSelector):
             return ready
         if timeout is None:
             raise StuckError("every task waits for something that no task and no timer will bring")
-        self.passed_s = max(self.passed_s + timeout, math.nextafter(self.passed_s, math.inf))  # a wait is never nothing
+        self.ticks = max(self.ticks + 1, round(self.ticks + timeout / TICK_S))
         return []
 
 
@@ -41,7 +46,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         """Return the virtual seconds since the start."""
-        return self._waits.passed_s
+        return self._waits.ticks * TICK_S
+
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """Call at a time, or at the first tick after it."""
+        tick = math.ceil(when / TICK_S)
+        tick += tick * TICK_S < when
+        return super().call_at(tick * TICK_S, callback, *args, context=context)
 
 
 class VirtualClock:
