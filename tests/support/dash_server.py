@@ -19,6 +19,7 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI, Header, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from playwright.sync_api import Browser, Page, expect
 
 import squeezeview
 from squeezecore.market import Side
@@ -611,3 +612,52 @@ def served() -> Iterator[Served]:
         yield server
     finally:
         server.pull()
+
+
+# --- a browser before it ---
+
+HEIGHTS = {390: 844, 1280: 900, 1920: 1080}  # px
+
+
+@contextmanager
+def opened(
+    browser: Browser,
+    url: str,
+    name: str = "",
+    *,
+    width: int = 1280,
+    theme: str = "light",
+    allowed: tuple[str, ...] = (),
+) -> Iterator[Page]:
+    """Open a page of a dashboard; at the end nothing may have complained, and nothing been asked of another server.
+
+    What the browser itself says of answers that are meant to fail is `allowed`, by its beginning.
+    """
+    size = {"width": width, "height": HEIGHTS[width]}
+    context = browser.new_context(viewport=size, color_scheme=theme, reduced_motion="reduce")
+    page, complaints = context.new_page(), []
+    page.on(
+        "console",
+        lambda said: said.text.startswith(allowed or ("\0",)) or complaints.append(f"console {said.type}: {said.text}"),
+    )
+    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    page.on(
+        "request",
+        lambda asked: asked.url.startswith((url, "data:")) or complaints.append(f"request: {asked.url}"),
+    )
+    try:
+        page.goto(f"{url}/#/{name}")
+        page.wait_for_selector("#page[data-ready]")
+        expect(page.locator(".line")).to_contain_text("live")
+        yield page
+    finally:
+        context.close()
+    assert complaints == []
+
+
+def until(page: Page, condition: str, given: Any = None) -> None:
+    """Wait for a condition; the page's policy allows no eval, so it is asked from here, a frame at a time."""
+    deadline = time.monotonic() + WAIT_S
+    while not page.evaluate(condition, given):
+        assert time.monotonic() < deadline, f"it never came to pass: {condition} {given}"
+        page.evaluate("() => new Promise(requestAnimationFrame)")

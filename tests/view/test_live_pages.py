@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from contextlib import ExitStack
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,8 +17,7 @@ from squeezecore.spec import Limits
 from squeezecore.squeeze import SqueezeParams
 from support import dash_server
 from support.browsing import INK, SHOWS, charts, settle
-from support.dash_server import START, TOKEN, Served, columns, line, row, series_of
-from view.conftest import WIDTHS
+from support.dash_server import START, TOKEN, Served, columns, line, opened, row, series_of, until
 
 CHARTS = ("price", "cvd", "open_interest", "funding", "score")
 PAGES = {"": "Overview", "asset/BTC": "BTC", "trading": "Trading", "quality": "Data quality", "runs": "Backtests"}
@@ -46,59 +46,27 @@ def served() -> Iterator[Served]:
 
 @pytest.fixture
 def live(browser: Browser, served: Served) -> Iterator[Callable[..., Live]]:
-    """Open a page of the dashboard; at the end nothing may have complained, and nothing been asked of another server."""
-    contexts, complaints = [], []
+    """Open pages of the dashboard."""
+    with ExitStack() as stack:
 
-    def start(page: str = "", width: int = 1280, theme: str = "light", *, allowed: tuple[str, ...] = ()) -> Live:
-        context = browser.new_context(
-            viewport={"width": width, "height": WIDTHS[width]}, color_scheme=theme, reduced_motion="reduce"
-        )
-        contexts.append(context)
-        opened = context.new_page()
+        def start(name: str = "", width: int = 1280, theme: str = "light", *, allowed: tuple[str, ...] = ()) -> Live:
+            page = opened(browser, served.url, name, width=width, theme=theme, allowed=allowed)
+            return Live(stack.enter_context(page), served)
 
-        def hear(message: Any) -> None:
-            if not message.text.startswith(allowed or ("\0",)):
-                complaints.append(f"console {message.type}: {message.text}")
-
-        opened.on("console", hear)
-        opened.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        opened.on(
-            "request",
-            lambda request: (
-                request.url.startswith((served.url, "data:")) or complaints.append(f"request: {request.url}")
-            ),
-        )
-        opened.goto(f"{served.url}/#/{page}")
-        opened.wait_for_selector("#page[data-ready]")
-        expect(opened.locator(".line")).to_contain_text("live")
-        return Live(opened, served)
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert complaints == []
+        yield start
 
 
 def drawn(page: Page, columns_: int = 1) -> None:
     """Wait until the charts hold rows."""
     page.wait_for_selector("#chart-score canvas")
-    eventually(page, f"squeezeflow.charts().every((chart) => chart.points > {columns_})")
+    until(page, f"squeezeflow.charts().every((chart) => chart.points > {columns_})")
 
 
-def eventually(page: Page, condition: str, given: Any = None) -> None:
-    """Wait for a condition; the page's policy allows no eval, so it is asked from here."""
-    for _ in range(3_000):
-        if page.evaluate(condition, given):
-            return
-        page.evaluate("() => new Promise(requestAnimationFrame)")
-    raise AssertionError(f"it never came to pass: {condition} {given}")
-
-
-def hold(opened: Live) -> int:
+def hold(tried: Live) -> int:
     """Stop the clock and wait until the page has all of it; return the newest second."""
-    world = opened.server.world
+    world = tried.server.world
     world.held = world.ts
-    eventually(opened.page, "ts => squeezeflow.seconds()?.last === ts", world.held)
+    until(tried.page, "ts => squeezeflow.seconds()?.last === ts", world.held)
     return world.held
 
 
@@ -120,7 +88,7 @@ def test_a_page_stands_in_every_window_and_moves(live: Callable[..., Live], name
     expect(page.locator(moving).first).to_have_text(re.compile(r"\d"))
     before = spoken(page, moving)
     expect(page.locator(moving).first).not_to_have_text(before)
-    eventually(page, "squeezeflow.seconds().received > 5")
+    until(page, "squeezeflow.seconds().received > 5")
     assert page.evaluate("squeezeflow.seconds().missing") == []
     expect(page.locator(".line .clock")).to_contain_text("UTC")
     if name == "asset/BTC":
@@ -136,9 +104,9 @@ def test_a_page_stands_in_every_window_and_moves(live: Callable[..., Live], name
 
 
 def test_the_board_shows_what_the_stream_says(live: Callable[..., Live]) -> None:
-    opened = live()
-    ts = hold(opened)
-    page = opened.page
+    tried = live()
+    ts = hold(tried)
+    page = tried.page
     expect(page.locator("tbody tr")).to_have_count(len(dash_server.ASSETS))
     for asset in ("BTC", "SOL"):
         said = dict(zip(dash_server.NAMES, line(asset, ts), strict=True))
@@ -159,9 +127,9 @@ def _signed(value: float, decimals: int) -> str:
 
 
 def test_the_board_is_sorted_searched_and_walked_by_keys(live: Callable[..., Live]) -> None:
-    opened = live()
-    hold(opened)
-    page = opened.page
+    tried = live()
+    hold(tried)
+    page = tried.page
     rows = page.locator("tbody tr")
     head = page.locator("th.k-close")
     head.locator("button").click()
@@ -200,7 +168,7 @@ def test_lines_change_in_place(live: Callable[..., Live]) -> None:
     line_.focus()
     page.evaluate("window.before = document.querySelector('tr[data-asset=\"ETH\"]')")
     seen = page.evaluate("squeezeflow.seconds().received")
-    eventually(page, "n => squeezeflow.seconds().received > n + 5", seen)
+    until(page, "n => squeezeflow.seconds().received > n + 5", seen)
     assert page.evaluate(
         "window.before === document.querySelector('tr[data-asset=\"ETH\"]') && window.before.isConnected"
     )
@@ -225,9 +193,9 @@ def total(name: str, start: int, end: int) -> float:
 
 
 def test_seconds_of_the_stream_and_of_the_store_are_drawn_as_they_are(live: Callable[..., Live]) -> None:
-    opened = live("asset/BTC")
-    ts, page = hold(opened), opened.page
-    eventually(page, "ts => squeezeflow.value('price', 'close', ts) !== null", ts - 800)
+    tried = live("asset/BTC")
+    ts, page = hold(tried), tried.page
+    until(page, "ts => squeezeflow.value('price', 'close', ts) !== null", ts - 800)
     for at in (ts, ts - 100, ts - 239, ts - 240, ts - 241, ts - 800):
         said = row("BTC", at)
         assert page.evaluate("ts => squeezeflow.row('price', ts)", at) == at
@@ -242,17 +210,17 @@ def test_seconds_of_the_stream_and_of_the_store_are_drawn_as_they_are(live: Call
 @pytest.mark.parametrize("text", ["5 s", "1 min", "5 min", "15 min"])
 def test_a_row_that_the_stream_goes_on_with_is_whole(live: Callable[..., Live], text: str) -> None:
     """Longer rows are part store, part stream; where they meet, no second is lost and none counted twice."""
-    opened = live("asset/BTC")
-    ts, page = hold(opened), opened.page
+    tried = live("asset/BTC")
+    ts, page = hold(tried), tried.page
     step = {"5 s": 5, "1 min": 60, "5 min": 300, "15 min": 900}[text]
     page.get_by_role("group", name="Timeframe").get_by_role("button", name=text, exact=True).click()
     end = ts // step * step  # where the newest row begins
-    eventually(
+    until(
         page,
         "([ts, step]) => squeezeflow.charts()[0].finest === step && squeezeflow.row('price', ts) === ts",
         [end - 12 * step, step],
     )
-    eventually(page, "ts => squeezeflow.row('price', ts) === ts", end - max(step, 240) // step * step)
+    until(page, "ts => squeezeflow.row('price', ts) === ts", end - max(step, 240) // step * step)
     page.wait_for_selector(".loadstate:empty", state="attached")
     settle(page)
     first = end - 12 * step
@@ -265,26 +233,22 @@ def test_a_row_that_the_stream_goes_on_with_is_whole(live: Callable[..., Live], 
 
 
 def test_scrolling_back_loads_what_the_screen_needs(live: Callable[..., Live]) -> None:
-    opened = live("asset/BTC")
-    page, world = opened.page, opened.server.world
-    hold(opened)
+    tried = live("asset/BTC")
+    page, world = tried.page, tried.server.world
+    hold(tried)
     page.wait_for_selector("#chart-score canvas")
     world.seen.clear()
     day = START - 3 * 86_400
-    eventually(
-        page, "from => { squeezeflow.zoom(from, from + 86400); return squeezeflow.charts()[0].from === from; }", day
-    )
-    eventually(page, "from => squeezeflow.value('price', 'close', from + 43200) !== null", day)
+    until(page, "from => { squeezeflow.zoom(from, from + 86400); return squeezeflow.charts()[0].from === from; }", day)
+    until(page, "from => squeezeflow.value('price', 'close', from + 43200) !== null", day)
     steps = {int(found[1]) for path in world.seen if (found := re.search(r"/series\?.*step=(\d+)", path))}
     assert steps == {300}  # a day on some 1,200 px
     told = series_of("BTC", day + 36_000, day + 39_600, 300, world.ts)
     for at, close, low in zip(told["ts"], told["close"], told["low"], strict=True):
         assert value(page, "price", "close", at) == pytest.approx(close)
         assert value(page, "price", "low", at) == pytest.approx(low)
-    eventually(
-        page, "from => { squeezeflow.zoom(from, from + 60); return squeezeflow.charts()[0].from === from; }", day
-    )
-    eventually(page, "from => squeezeflow.row('price', from + 30) === from + 30", day)
+    until(page, "from => { squeezeflow.zoom(from, from + 60); return squeezeflow.charts()[0].from === from; }", day)
+    until(page, "from => squeezeflow.row('price', from + 30) === from + 30", day)
     assert value(page, "price", "close", day + 30) == pytest.approx(row("BTC", day + 30)["close"])
     page.get_by_role("button", name="to now").click()
     expect(page.get_by_role("button", name="following")).to_be_visible()
@@ -294,7 +258,7 @@ def test_the_charts_follow_the_newest_second_until_somebody_looks_back(live: Cal
     page = live("asset/BTC").page
     drawn(page)
     before = charts(page)["price"]
-    eventually(page, "to => squeezeflow.charts()[0].to > to + 3", before["to"])
+    until(page, "to => squeezeflow.charts()[0].to > to + 3", before["to"])
     after = charts(page)["price"]
     assert after["to"] - after["from"] == before["to"] - before["from"]
     page.locator(".charts").focus()
@@ -302,17 +266,17 @@ def test_the_charts_follow_the_newest_second_until_somebody_looks_back(live: Cal
     settle(page)
     held = charts(page)["price"]
     seen = page.evaluate("squeezeflow.seconds().received")
-    eventually(page, "n => squeezeflow.seconds().received > n + 5", seen)
+    until(page, "n => squeezeflow.seconds().received > n + 5", seen)
     assert charts(page)["price"]["to"] == held["to"]
 
 
 @pytest.mark.parametrize("ago", [40, 2_000])
 def test_the_crosshair_shows_the_whole_row_of_its_second(live: Callable[..., Live], ago: int) -> None:
-    opened = live("asset/BTC")
-    ts, page = hold(opened), opened.page
+    tried = live("asset/BTC")
+    ts, page = hold(tried), tried.page
     page.wait_for_selector("#chart-score canvas")
     at = ts - ago
-    eventually(page, "at => { squeezeflow.zoom(at - 10.5, at + 9.5); return squeezeflow.row('price', at) === at; }", at)
+    until(page, "at => { squeezeflow.zoom(at - 10.5, at + 9.5); return squeezeflow.row('price', at) === at; }", at)
     settle(page)
     box = page.locator("#chart-price .u-over").bounding_box()
     assert box is not None
@@ -329,13 +293,13 @@ def test_the_crosshair_shows_the_whole_row_of_its_second(live: Callable[..., Liv
 
 
 def test_both_cvds_begin_at_the_anchor_that_was_chosen(live: Callable[..., Live]) -> None:
-    opened = live("asset/BTC")
-    ts, page = hold(opened), opened.page
+    tried = live("asset/BTC")
+    ts, page = hold(tried), tried.page
     page.wait_for_selector("#chart-score canvas")
     page.get_by_role("button", name="UTC day").click()
     midnight = ts // 86_400 * 86_400
     for name in ("spot_cvd", "perp_cvd"):
-        eventually(
+        until(
             page,
             "([name, ts, sum]) => squeezeflow.value('cvd', name, ts) === sum",
             [name, ts, total(name, midnight, ts + 1)],
@@ -344,20 +308,18 @@ def test_both_cvds_begin_at_the_anchor_that_was_chosen(live: Callable[..., Live]
     assert box is not None
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 30)
     middle = ts + 1 - 450
-    eventually(page, "ts => Math.abs(squeezeflow.value('cvd', 'spot_cvd', ts - 1)) === 0", middle)
+    until(page, "ts => Math.abs(squeezeflow.value('cvd', 'spot_cvd', ts - 1)) === 0", middle)
     assert value(page, "cvd", "perp_cvd", ts) == total("perp_cvd", middle, ts + 1)
 
 
 def test_a_click_on_a_signal_tells_its_reasons_and_what_was_stored(live: Callable[..., Live]) -> None:
-    opened = live("asset/BTC")
-    ts, page = hold(opened), opened.page
+    tried = live("asset/BTC")
+    ts, page = hold(tried), tried.page
     at = (ts - 140) // 60 * 60 + 20
     said = dash_server.decision(at)
     page.wait_for_selector("#chart-score canvas")
     page.get_by_role("group", name="Signals").wait_for()
-    eventually(
-        page, "at => { squeezeflow.zoom(at - 20.5, at + 19.5); return squeezeflow.row('price', at) === at; }", at
-    )
+    until(page, "at => { squeezeflow.zoom(at - 20.5, at + 19.5); return squeezeflow.row('price', at) === at; }", at)
     settle(page)
     box = page.locator("#chart-price .u-over").bounding_box()
     assert box is not None
@@ -386,12 +348,12 @@ def test_a_click_on_a_signal_tells_its_reasons_and_what_was_stored(live: Callabl
 
 
 def test_a_signal_appears_as_it_is_said(live: Callable[..., Live]) -> None:
-    opened = live("asset/BTC")
-    page = opened.page
+    tried = live("asset/BTC")
+    page = tried.page
     drawn(page)
-    before = opened.server.world.ts
-    eventually(page, "ts => squeezeflow.seconds().last % 60 > 25 && squeezeflow.seconds().last > ts + 10", before)
-    ts = hold(opened)
+    before = tried.server.world.ts
+    until(page, "ts => squeezeflow.seconds().last % 60 > 25 && squeezeflow.seconds().last > ts + 10", before)
+    ts = hold(tried)
     page.get_by_role("button", name="Signal before").click()
     at = (ts - 20) // 60 * 60 + 20
     expect(page.locator("aside.panel h2")).to_contain_text(dash_server.clock(at))
@@ -408,8 +370,8 @@ def test_an_asset_that_nobody_watches_is_said_to_be_so(browser: Browser, served:
 
 
 def test_the_kill_switch_asks_says_and_shows(live: Callable[..., Live]) -> None:
-    opened = live("trading", allowed=(REFUSED,))
-    page, world = opened.page, opened.server.world
+    tried = live("trading", allowed=(REFUSED,))
+    page, world = tried.page, tried.server.world
     expect(page.locator(".switches")).to_contain_text("active")
     page.get_by_role("button", name="Kill switch").click()
     box = page.locator("dialog")
@@ -435,8 +397,8 @@ def test_the_kill_switch_asks_says_and_shows(live: Callable[..., Live]) -> None:
 
 
 def test_trading_is_resumed_by_the_accounts_name(live: Callable[..., Live]) -> None:
-    opened = live("trading")
-    page, world = opened.page, opened.server.world
+    tried = live("trading")
+    page, world = tried.page, tried.server.world
     world.killed, world.killed_ts = "a drill", START
     page.get_by_role("button", name="Resume trading").click()
     box = page.locator("dialog")
@@ -462,9 +424,9 @@ def test_limits_show_how_much_of_each_is_used(live: Callable[..., Live]) -> None
 
 
 def test_an_executor_that_is_not_there_is_said_in_words(live: Callable[..., Live]) -> None:
-    opened = live("trading", allowed=(REFUSED,))
-    page = opened.page
-    opened.server.world.executor = False
+    tried = live("trading", allowed=(REFUSED,))
+    page = tried.page
+    tried.server.world.executor = False
     page.reload()
     expect(page.locator(".switches")).to_contain_text("The trading state cannot be shown: the executor does not answer")
     expect(page.locator(".switches").get_by_role("button", name="Kill switch")).to_be_visible()
@@ -491,8 +453,8 @@ def test_each_market_tells_how_whole_it_is(live: Callable[..., Live]) -> None:
 
 
 def test_the_form_asks_for_what_differs_within_its_limits(live: Callable[..., Live]) -> None:
-    opened = live("runs", allowed=(REFUSED,))
-    page, world = opened.page, opened.server.world
+    tried = live("runs", allowed=(REFUSED,))
+    page, world = tried.page, tried.server.world
     page.get_by_role("button", name="New backtest").click()
     form = page.locator("form.newrun")
     expect(form.locator("details")).to_have_count(3)
@@ -526,8 +488,8 @@ def test_the_form_asks_for_what_differs_within_its_limits(live: Callable[..., Li
 
 
 def test_runs_are_followed_compared_cancelled_and_taken_up_again(live: Callable[..., Live]) -> None:
-    opened = live("runs")
-    page, world = opened.page, opened.server.world
+    tried = live("runs")
+    page, world = tried.page, tried.server.world
     running = page.locator(f'tr[data-run="{"b" * 32}"]')
     expect(running).to_contain_text("of 100 shards, about")
     running.get_by_role("button", name="Cancel").click()
@@ -551,9 +513,9 @@ def test_runs_are_followed_compared_cancelled_and_taken_up_again(live: Callable[
 
 @pytest.mark.parametrize("name", ["", "asset/BTC"])
 def test_a_pulled_plug_loses_no_second(live: Callable[..., Live], name: str) -> None:
-    opened = live(name, allowed=GONE)
-    page, server = opened.page, opened.server
-    eventually(page, "squeezeflow.seconds().received > 5")
+    tried = live(name, allowed=GONE)
+    page, server = tried.page, tried.server
+    until(page, "squeezeflow.seconds().received > 5")
     server.pull()
     expect(page.locator(".line")).to_contain_text("reconnecting since")
     expect(page.locator(".line")).to_have_class(re.compile("lost"))
@@ -562,7 +524,7 @@ def test_a_pulled_plug_loses_no_second(live: Callable[..., Live], name: str) -> 
         page.evaluate("() => new Promise(requestAnimationFrame)")
     server.plug()
     expect(page.locator(".line")).to_have_class(re.compile(r"\bon\b"))
-    eventually(page, "ts => squeezeflow.seconds().last > ts + 35", gone)
+    until(page, "ts => squeezeflow.seconds().last > ts + 35", gone)
     told = page.evaluate("squeezeflow.seconds()")
     assert told["missing"] == []
     assert told["repeated"] == 0
@@ -574,8 +536,8 @@ def test_a_pulled_plug_loses_no_second(live: Callable[..., Live], name: str) -> 
 
 def test_seconds_that_the_server_will_not_tell_again_are_loaded(live: Callable[..., Live]) -> None:
     """After a long absence a server says `gap`: the charts read those seconds from the store."""
-    opened = live("asset/BTC", allowed=GONE)
-    page, server = opened.page, opened.server
+    tried = live("asset/BTC", allowed=GONE)
+    page, server = tried.page, tried.server
     drawn(page)
     server.pull()
     expect(page.locator(".line")).to_contain_text("reconnecting since")
@@ -584,9 +546,9 @@ def test_seconds_that_the_server_will_not_tell_again_are_loaded(live: Callable[.
         page.evaluate("() => new Promise(requestAnimationFrame)")
     server.world.memory_s = 10
     server.plug()
-    eventually(page, "ts => squeezeflow.seconds().last > ts + 35", gone)
+    until(page, "ts => squeezeflow.seconds().last > ts + 35", gone)
     assert page.evaluate("squeezeflow.seconds().missing") == []
-    eventually(page, "ts => squeezeflow.row('price', ts) === ts", gone + 12)
+    until(page, "ts => squeezeflow.row('price', ts) === ts", gone + 12)
     for at in range(gone - 2, gone + 33):
         assert value(page, "price", "close", at) == pytest.approx(row("BTC", at)["close"]), at
 
