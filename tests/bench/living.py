@@ -43,6 +43,7 @@ START = 1_767_229_200  # 2026-01-01 01:00 UTC: seven hours from any funding
 NS = 10**9
 PRE_S_MAX, SECONDS = 120, 90
 SILENT = 24  # borders before the first print: what a new connection tells first is in doubt, and would be made again
+GOOD_S = 62  # after the first second, which is in doubt: the strategy wants a minute of whole ones
 SPEED_EVERY = 20  # borders between two looks at the machine's speed
 QUIET_S = 5  # everybody keeps up for so long before it counts
 LATENCY_MS_MAX = 25.0
@@ -139,7 +140,7 @@ def history(store: Store, configs: Mapping[str, AssetConfig]) -> int:
                 "name": name,
                 "first": names[0],
                 "rev": configs[name].revision(),
-                "start": START - WARMUP_S + SILENT // 4 + n * 60 // ASSETS,
+                "start": START - WARMUP_S + SILENT // 4 + GOOD_S + n * 60 // ASSETS,
             },
         )
     return int(rows.close[-1 - SILENT // 4])
@@ -269,7 +270,7 @@ async def _tell_market(stage: Stage, place: Place, market: Market, seconds: int,
                 decided = int((await asyncio.to_thread(place.status, "strategy")).get("decided_ts", 0))  # type: ignore[call-overload]
                 kept_s = kept_s + 1 if decided >= now_s - 3 else 0
                 stage.tell(f"warming the strategy up, {now_s - decided} s behind")
-                if kept_s >= QUIET_S:
+                if kept_s >= QUIET_S and now_s > START + SILENT // 4 + GOOD_S:
                     first_s, before = now_s, {name: _cpu(process) for name, process in watched.items()}
                 elif number > PRE_S_MAX * 4:
                     told = {name: place.status(name) for name in SERVICES}
@@ -402,15 +403,18 @@ def _beside(run: Run, way: Mapping[int, Step]) -> list[Figure]:
     def times(what: str) -> NDArray[np.float64]:
         return np.array([(end - begin) / 1e6 for s in way for _, begin, end in [cvd[what].get(s, (0, 0, 0))] if end])
 
-    burst, work, put, snapshot, freeze = (times(what) for what in ("burst", "burst-work", "put", "snapshot", "freeze"))
+    def median(what: str) -> float:
+        return float(np.median(found)) if len(found := times(what)) else 0.0
+
+    burst, put = times("burst"), times("put")
     prints = ASSETS * VENUES * PRINTS
     end = np.array([(step.end - step.read) / 1e6 for step in way.values()])
     return [
         plain("  until the second is said to be decided, p99", float(np.quantile(end, 0.99)), "ms", f"median {np.median(end):.1f} ms"),
         plain("draining a border's burst in cvd, median", float(np.median(burst)), "ms",
               f"{VENUES} batches, {prints:,} prints and {ASSETS} marks, from the first decoded to the closing watermark, the bus "
-              f"in between; p99 {np.quantile(burst, 0.99):.1f} ms; cvd's own work {np.median(work):.1f} ms"),
+              f"in between; p99 {np.quantile(burst, 0.99):.1f} ms; cvd's own work {median('burst-work'):.1f} ms"),
         plain("storing a second, median", float(np.median(put)), "ms",
               f"{ASSETS * VENUES} bars, {ASSETS} rows, {ASSETS} marks; p99 {np.quantile(put, 0.99):.1f} ms; beside the loop, after "
-              f"the rows are out; a snapshot {np.median(snapshot) if len(snapshot) else 0:.1f} ms and {np.median(freeze) if len(freeze) else 0:.1f} ms to write it down"),
+              f"the rows are out; a snapshot {median('snapshot'):.1f} ms, and {median('freeze'):.1f} ms to write it down"),
     ]  # fmt: skip
