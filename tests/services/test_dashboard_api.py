@@ -407,6 +407,16 @@ def test_steps_are_rows_grouped_by_time(market: Market, feed: Feed, service: Ser
             assert found[name] == column, name
 
 
+def test_a_series_grows_with_its_rows(market: Market, feed: Feed, service: Service) -> None:
+    for _ in range(3):  # the present day is scanned on from where it was
+        end = feed.publish(20)[-1] + 1
+        found = service.get("/v1/assets/BTC/series", params={"from": end - 100, "to": end, "step": 5}).json()
+        wanted = reference(market, feed, "BTC", end - 100, end, 5)
+        assert {name: found[name] for name in ("ts", "close", "score", "phase")} == {
+            name: wanted[name] for name in ("ts", "close", "score", "phase")
+        }
+
+
 def test_a_step_is_chosen_so_that_a_screen_is_enough(feed: Feed, service: Service) -> None:
     end = feed.next_ts
     for span in (600, 30_000, 86_400 * 2):

@@ -152,6 +152,8 @@ def _reads(kit: Kit, live: Live, peers: Peers) -> APIRouter:
     store = kit.store
     assert store is not None
 
+    scans = series.Scans(store)
+
     async def config_of(asset: str) -> AssetConfig:
         watched = live.configs or await kit.in_thread(operations.assets, store)
         return find_asset(watched, asset)
@@ -189,7 +191,7 @@ def _reads(kit: Kit, live: Live, peers: Peers) -> APIRouter:
         if first > last or last - first > RANGE_S_MAX:
             raise UsageError(f"from was {first} and to {last}, to must not lie before it, nor twenty years after")
         wide = series.check_step(step, last - first)
-        found = await kit.in_thread(series.read, store, live.schedule, name, instrument, first, last, wide)
+        found = await kit.in_thread(series.read, store, scans, live.schedule, name, instrument, first, last, wide)
         if ARROW in request.headers.get("accept", ""):
             return table(request, found, {}, "series")
         return answer({"asset": name, "instrument": instrument.id, "step": wide, **found.to_pydict()})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +14,13 @@ from squeezecore import squeeze
 from squeezecore.adapters.store import Store
 from squeezecore.errors import UsageError
 from squeezecore.market import BASIS_SCALE, CENTS, DAY_S, FUNDING_SCALE, PPM, Instrument
-from squeezecore.squeeze import F_LONG, F_SHORT, PHASE_SHIFT, PHASES, Features
+from squeezecore.squeeze import F_LONG, F_SHORT, PHASE_SHIFT, PHASES, Features, SqueezeState
 
 STEPS = (1, 5, 10, 30, 60, 300, 900, 3600, 14_400, DAY_S)
 POINTS_MAX = 5_000
 POINTS = 2_000  # at most, where the step is left to us
+DAYS_KEPT = 64  # scanned days in memory, 1.3 MB each
+KEPT_S = 600.0  # then a day is scanned anew: what was imported or repaired meanwhile shows
 SCORE_SPAN_S_MAX = 3 * DAY_S  # a score is scanned, not stored: longer ranges come without
 SCORED = {
     "score": pa.float64(), "phase": pa.string(), "reset_deceleration": pa.float64(), "absorption": pa.float64(),
@@ -57,8 +61,60 @@ def check_step(step: int | None, span_s: int) -> int:
     return step
 
 
+class _Day(NamedTuple):
+    """What the kernel says of an asset's UTC day, as far as it is stored; the state after it while it may go on."""
+
+    features: Features
+    state: SqueezeState | None
+    scanned_s: float  # of the monotonic clock
+
+
+class Scans:
+    """The days of assets that were scanned lately. For one thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._days: OrderedDict[tuple[str, int], _Day] = OrderedDict()
+        self._schedule: Schedule | None = None
+
+    def features(self, schedule: Schedule, asset: str, start_s: int, end_s: int) -> Features:
+        """Return what the kernel says of the seconds of `[start_s, end_s)` that have a row."""
+        if schedule is not self._schedule:
+            self._schedule = schedule
+            self._days.clear()
+        days = range(start_s // DAY_S, -(-end_s // DAY_S))
+        return squeeze.join([self._day(schedule, asset, day, end_s) for day in days])
+
+    def _day(self, schedule: Schedule, asset: str, day: int, end_s: int) -> Features:
+        start, end, now_s = day * DAY_S, (day + 1) * DAY_S, time.monotonic()
+        known = self._days.pop((asset, day), None)
+        if known is None or now_s - known.scanned_s > KEPT_S:
+            state = squeeze.initial(schedule.at(start))
+            before = self._store.read_rows(asset, max(0, start - BEFORE_S), start)
+            for params, block in schedule.parts(before):
+                state, _ = squeeze.scan(params, state, block)
+            known = _Day(squeeze.join([]), state, now_s)
+        if known.state is not None and known.state.last_ts < min(end_s, end) - 1:
+            state, blocks = known.state, [known.features] if len(known.features.ts) else []
+            for params, block in schedule.parts(self._store.read_rows(asset, max(start, state.last_ts + 1), end)):
+                state, features = squeeze.scan(params, state, block)
+                blocks.append(features)
+            known = _Day(squeeze.join(blocks), state if state.last_ts < end - 1 else None, known.scanned_s)
+        self._days[asset, day] = known
+        while len(self._days) > DAYS_KEPT:
+            self._days.popitem(last=False)
+        return known.features
+
+
 def read(
-    store: Store, schedule: Schedule, asset: str, instrument: Instrument, start_s: int, end_s: int, step: int
+    store: Store,
+    scans: Scans,
+    schedule: Schedule,
+    asset: str,
+    instrument: Instrument,
+    start_s: int,
+    end_s: int,
+    step: int,
 ) -> pa.Table:
     """Return the steps that touch `[start_s, end_s)`, whole ones; one without a row is left out.
 
@@ -80,38 +136,30 @@ def read(
     columns["quality"] = stored["quality"] / (stored["seconds"] * PPM)
     table = pa.table(columns)
     none = len(found) == 0 or end - start > SCORE_SPAN_S_MAX
-    scored = {} if none else _scored(store, schedule, asset, instrument, start, end, step)
+    scored = {} if none else _scored(scans.features(schedule, asset, start, end), instrument, start, end, step)
     for name, kind in SCORED.items():
         table = table.append_column(name, pa.array(scored[name], kind) if scored else pa.nulls(len(found), kind))
     return table
 
 
-def _scored(
-    store: Store, schedule: Schedule, asset: str, instrument: Instrument, start_s: int, end_s: int, step: int
-) -> dict[str, Any]:
-    """Scan the rows, and those before them; return what the kernel says of each step."""
-    rows = store.read_rows(asset, max(0, start_s - BEFORE_S), end_s)
-    state = squeeze.initial(schedule.at(start_s))
-    blocks = []
-    for params, block in schedule.parts(rows):
-        state, features = squeeze.scan(params, state, block)
-        blocks.append(features)
-    found = steps_of(squeeze.join(blocks), start_s, step)
+def _scored(features: Features, instrument: Instrument, start_s: int, end_s: int, step: int) -> dict[str, Any]:
+    """Return what the kernel says of each step."""
+    found = steps_of(features, start_s, end_s, step)
     scale = 10**instrument.price_decimals
     for name in ("reset_low", "reset_high"):
         found[name] = [value / scale if value else None for value in found[name]]
     return found
 
 
-def steps_of(features: Features, start_s: int, step: int) -> dict[str, Any]:
-    """Return of each step from `start_s` on its strongest second's score and parts, its last second's phase and range."""
-    first = int(features.ts.searchsorted(start_s))
-    ts, flags = features.ts[first:], features.flags[first:]
+def steps_of(features: Features, start_s: int, end_s: int, step: int) -> dict[str, Any]:
+    """Return of each step of `[start_s, end_s)` its strongest second's score and parts, its last second's phase and range."""
+    mine = slice(*features.ts.searchsorted((start_s, end_s)).tolist())
+    ts, flags = features.ts[mine], features.flags[mine]
     begins = np.flatnonzero(np.diff(ts // step, prepend=-1))
     if not len(begins):
         return {name: [] for name in SCORED}
     sign = np.where(flags & F_LONG, 1, np.where(flags & F_SHORT, -1, 0))
-    milli, count = features.score_milli[first:].astype(np.int64), len(ts)
+    milli, count = features.score_milli[mine].astype(np.int64), len(ts)
     # The strongest of a step, the first of equal ones: the score before the place, counted from the end, in one number.
     key = np.maximum.reduceat(milli * count + np.arange(count)[::-1], begins)
     best, last = count - 1 - key % count, np.append(begins[1:], count) - 1
