@@ -3,6 +3,7 @@
 A failure names its seed; `python -m tests.soak --seed N` lives through it again.
 """
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -51,6 +52,47 @@ def test_without_trouble_nothing_is_repaired(seed: int) -> None:
 
 def test_a_seed_is_the_same_schedule_every_time() -> None:
     assert live.run(4) == live.run(4)
+
+
+def a_print_gone(world: live.World) -> None:
+    prints = world.store.trades[live.SPOT]
+    del prints[sorted(prints)[len(prints) // 2]]
+
+
+def another_volume(world: live.World) -> None:
+    bars = world.store.read_bars(live.LINEAR, world.start_s + 9, world.start_s + 10)
+    world.store.insert_bars(
+        live.LINEAR, bars._replace(buy_volume=bars.buy_volume + 1, version=bars.version + np.uint64(1))
+    )
+
+
+def an_order_that_nobody_wrote_down(world: live.World) -> None:
+    world.venue_orders["sf-planted"] = 1
+
+
+def a_fill_at_another_price(world: live.World) -> None:
+    fills = world.memory.tables["fills"]
+    key = min(fills)
+    fills[key] = msgspec.structs.replace(fills[key], price=fills[key].price + 100)
+
+
+def a_decision_gone(world: live.World) -> None:
+    decisions = world.memory.tables["decisions"]
+    del decisions[min(decisions)]
+
+
+SPOILS = {
+    "prints of": a_print_gone,
+    "bars of": another_volume,
+    "written down": an_order_that_nobody_wrote_down,
+    "fills differ": a_fill_at_another_price,
+    "decisions differ": a_decision_gone,
+}
+
+
+@pytest.mark.parametrize("word", SPOILS)
+def test_what_is_wrong_in_the_end_is_found(word: str) -> None:
+    assert word in live.run(4, calm=True, spoil=SPOILS[word]).wrong
 
 
 @pytest.mark.soak
