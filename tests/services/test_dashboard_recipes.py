@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from services.test_reporting import TOKEN, settings_of
+from squeeze_reporting import channel, dashboard, live, series
+from squeezecore.adapters.settings import ServiceSettings
+from squeezecore.market import DAY_S
 from squeezecore.trading import USD_E8
 from squeezecore.wire import Clock, Standing
 from support.boards import live_market
@@ -55,3 +58,22 @@ def test_a_recipe_does_what_it_says(service: Service, kind: str, code: str) -> N
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip()
     assert "Traceback" not in ran.stderr
+
+
+def test_the_figures_on_the_page_are_those_of_the_code() -> None:
+    text = " ".join(PAGE.read_text().split())
+    assert channel.RING_S == 20 * 60
+    assert (live.BOARD_RESUME_S_MAX, live.RESUME_S_MAX) == (3600, 6 * 3600)
+    assert "Twenty minutes are kept in memory" in text
+    assert "an hour of the board, six hours of an asset" in text
+    assert f"{channel.QUEUE_MAX} events behind" in text
+    assert f"A comment every {channel.HEARTBEAT_S:g} s" in text
+    assert f"Limits: {dashboard.VIEWERS_MAX} streams a service" in text
+    fields = ServiceSettings.model_fields
+    assert (
+        f"{fields['requests_per_s'].default:g} requests a second and client ({fields['requests_burst'].default} at once)"
+        in text
+    )
+    assert fields["body_bytes_max"].default == 1 << 20
+    assert f"As long as {series.POINTS:,} points need. At most {series.POINTS_MAX:,}".lower() in text.lower()
+    assert series.SCORE_SPAN_S_MAX == 3 * DAY_S
