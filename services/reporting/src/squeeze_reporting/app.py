@@ -51,7 +51,7 @@ class Settings(ServiceSettings):
     )
     peers: dict[str, HttpUrl] = Field(
         default={},
-        description='Where other services answer, as JSON: {"executor": "http://host:8714"}; those in the run directory are found by themselves.',
+        description="Where other services answer, a JSON object of addresses by name; the run directory tells of the rest.",
     )
     runs_at_once: int = Field(default=1, ge=1, le=64, description="How many backtests run at once; others wait.")
 
