@@ -3,7 +3,8 @@
     python stamped.py SERVICE FILE
 
 Each line of the file is `what second count begin end`, the last two in ns of the monotonic clock, which all processes of a
-machine share. cvd gets twenty venues that exist here only; nothing else is other than in `python -m squeeze_<service>`.
+machine share. The count of a function that was timed is what it took of a core, ns. cvd gets twenty venues that exist here
+only; nothing else is other than in `python -m squeeze_<service>`.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ class Stamps:
         function = getattr(owner, name)
 
         def call(self_: Any, *args: Any, **kwargs: Any) -> Any:
-            begin = now_ns()
+            begin, used = now_ns(), time.thread_time_ns()
             result = function(self_, *args, **kwargs)
-            end = now_ns()
+            used, end = time.thread_time_ns() - used, now_ns()
             about = second(self_, result)
             if about is not None:
-                self.say(what, about, 1, begin, end)
+                self.say(what, about, used, begin, end)
             return result
 
         setattr(owner, name, call)
@@ -98,7 +99,7 @@ class Stamps:
             return message
 
         def taken(self_: Any, message: Any, seq: int) -> None:
-            before, begin = self_.frontier_s, now_ns()
+            before, begin, used = self_.frontier_s, now_ns(), time.thread_time_ns()
             read = marks.pop((message.venue, message.exchange_ns), begin) if isinstance(message, Watermark) else begin
             take(self_, message, seq)
             if isinstance(message, wire.TradeBatch):
@@ -107,7 +108,7 @@ class Stamps:
                 second = self_.frontier_s - 1
                 self.say("burst", second, burst["prints"], burst["begin"], read)
                 self.say("burst-work", second, burst["prints"], 0, burst["work"])
-                self.say("closing", second, 1, read, now_ns())
+                self.say("closing", second, time.thread_time_ns() - used, read, now_ns())
             if isinstance(message, Watermark):
                 burst["over"] = 1
 
