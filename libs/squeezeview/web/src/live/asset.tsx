@@ -270,7 +270,7 @@ function Stage({ asset, instrument, live, newest, small, account }: StageProps):
           label={`${asset}: charts of price, flow, open interest, funding and score, linked in time`}
           linked={linked}
           panes={panes}
-          note="Click a signal or fill for its reasons, the CVD to set its anchor there, the score to explain a second (keys: a anchors at the crosshair)."
+          note="Click a signal or fill for its reasons, the CVD to set its anchor there, the score to explain a second (keys: a anchors at the crosshair). Scores are known in rows of up to 5 min."
           onCharts={(charts) => {
             drawn.current = charts;
             source.width = charts[0]?.plot.over.clientWidth || 800;
@@ -576,7 +576,8 @@ const VENUES: Column<Venue>[] = [
     head: "Last error",
     value: (row) => row.last_error,
     left: true,
-    show: (row) => (row.last_error ? <span class="words">{row.last_error}</span> : <span class="none">none</span>),
+    show: (row) =>
+      row.last_error ? <span class="words">{row.last_error}</span> : <span class="none">{row.last_error === null ? "not known" : "none"}</span>,
   },
 ];
 

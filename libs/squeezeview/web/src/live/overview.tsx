@@ -61,10 +61,12 @@ export function Overview({ board: watched, sparks: lines, onOpen }: Props): JSX.
   const [sort, setSort] = useState({ id: "score", down: true });
   const [search, setSearch] = useState("");
   const [current, setCurrent] = useState<string | null>(null);
-  const [held, setHeld] = useState(false);
+  const order = useRef<string[]>([]);
+  const [pointed, setPointed] = useState(false);
+  const [focused, setFocused] = useState(false); // an element that changes its place would lose the focus
+  const held = (pointed || focused) && order.current.length > 0;
   const table = useRef<HTMLTableElement>(null);
   const field = useRef<HTMLInputElement>(null);
-  const order = useRef<string[]>([]);
 
   useEffect(() => {
     const hear = (event: KeyboardEvent): void => {
@@ -99,7 +101,7 @@ export function Overview({ board: watched, sparks: lines, onOpen }: Props): JSX.
   }, [board, search, sort, held, column]);
 
   const resort = (id: string): void => {
-    setHeld(false);
+    order.current = [];
     setSort({ id, down: sort.id === id ? !sort.down : id !== "asset" });
   };
   const focusRow = (index: number): void => {
@@ -154,7 +156,7 @@ export function Overview({ board: watched, sparks: lines, onOpen }: Props): JSX.
         </label>
         <label class="sortby">
           Sort by{" "}
-          <select value={sort.id} onChange={(event) => setSort({ id: event.currentTarget.value, down: event.currentTarget.value !== "asset" })}>
+          <select value={sort.id} onChange={(event) => resort(event.currentTarget.value)}>
             {COLUMNS.map((one) => (
               <option key={one.id} value={one.id}>
                 {one.group ? `${one.group.split(",")[0]} ${one.head}` : one.head}
@@ -174,13 +176,7 @@ export function Overview({ board: watched, sparks: lines, onOpen }: Props): JSX.
         <p class="empty">No asset has “{search}” in its name. Escape shows all.</p>
       ) : (
         <div class="scroll" role="region" aria-label="All assets">
-          <table
-            ref={table}
-            class="board data opens"
-            onKeyDown={keys}
-            onPointerEnter={(event) => setHeld(event.pointerType === "mouse")}
-            onPointerLeave={() => setHeld(false)}
-          >
+          <table ref={table} class="board data opens" onKeyDown={keys}>
             <caption class="hidden">Every asset: price, flows, open interest, funding, basis, phase, score, position. Times UTC.</caption>
             <thead>
               <tr class="groups">
@@ -206,7 +202,12 @@ export function Overview({ board: watched, sparks: lines, onOpen }: Props): JSX.
                 ))}
               </tr>
             </thead>
-            <tbody>
+            <tbody
+              onPointerEnter={(event) => setPointed(event.pointerType === "mouse")}
+              onPointerLeave={() => setPointed(false)}
+              onFocusIn={() => setFocused(true)}
+              onFocusOut={() => setFocused(false)}
+            >
               {shown.map((row) => (
                 <Line
                   key={row.asset}
@@ -223,7 +224,7 @@ export function Overview({ board: watched, sparks: lines, onOpen }: Props): JSX.
       )}
       <p class="hint">
         As of {clock(board.ts)} UTC, each second. Keys: / search, ↑ ↓ move, Enter opens. Lines keep their places while you point at
-        them.
+        them or walk through them.
       </p>
     </section>
   );

@@ -52,6 +52,16 @@ interface Told extends Market {
 const columns = (end: number): Column<Told>[] => [
   { head: "Market", value: (row) => row.instrument, left: true },
   {
+    head: "Last hour",
+    value: (row) => row.completeness_1h,
+    show: (row) => <Strip values={row.minutes} share={row.completeness_1h} stepS={60} end={end} what="minute" />,
+  },
+  {
+    head: "Last day",
+    value: (row) => row.completeness_24h,
+    show: (row) => <Strip values={row.hours} share={row.completeness_24h} stepS={3_600} end={end} what="hour" />,
+  },
+  {
     head: "State",
     value: (row) => row.feed?.state ?? null,
     left: true,
@@ -74,20 +84,11 @@ const columns = (end: number): Column<Told>[] => [
     show: (row) => number(row.feed?.trades_doubled ?? null),
   },
   {
-    head: "Last hour",
-    value: (row) => row.completeness_1h,
-    show: (row) => <Strip values={row.minutes} share={row.completeness_1h} stepS={60} end={end} what="minute" />,
-  },
-  {
-    head: "Last day",
-    value: (row) => row.completeness_24h,
-    show: (row) => <Strip values={row.hours} share={row.completeness_24h} stepS={3_600} end={end} what="hour" />,
-  },
-  {
     head: "Last error",
     value: (row) => row.last_error,
     left: true,
-    show: (row) => (row.last_error ? <span class="words">{row.last_error}</span> : <span class="none">none</span>),
+    show: (row) =>
+      row.last_error ? <span class="words">{row.last_error}</span> : <span class="none">{row.last_error === null ? "not known" : "none"}</span>,
   },
 ];
 

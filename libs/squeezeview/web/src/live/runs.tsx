@@ -145,17 +145,17 @@ export function RunsPage(): JSX.Element {
                     </td>
                     <td class="left">{spec.assets.slice(0, 4).join(", ") + (spec.assets.length > 4 ? ` and ${spec.assets.length - 4} more` : "")}</td>
                     <td class="left">{spec.start === spec.end ? spec.start : `${spec.start} – ${spec.end}`}</td>
-                    <td class="left">
+                    <td class="left" data-head="Changed:">
                       {params.length ? (
                         <span class="words">{params.map(([name, value]) => `${name.replaceAll("_", " ")} ${String(value)}`).join(", ")}</span>
                       ) : (
                         <span class="none">nothing</span>
                       )}
                     </td>
-                    <td class={(run.total_return ?? 0) > 0 ? "good" : (run.total_return ?? 0) < 0 ? "bad" : ""}>
+                    <td data-head="Return" class={(run.total_return ?? 0) > 0 ? "good" : (run.total_return ?? 0) < 0 ? "bad" : ""}>
                       {percent(run.total_return ?? null, 2, true)}
                     </td>
-                    <td>{number(run.trades ?? null)}</td>
+                    <td data-head="Trades">{number(run.trades ?? null)}</td>
                     <td class="left doing">
                       {run.state === "done" && (
                         <a class="button" href={`${path(run)}/report`} target="_blank" rel="noopener">

@@ -2,7 +2,7 @@
 
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { clock, duration } from "../components/format";
+import { clock, day, duration, moment } from "../components/format";
 import { ask, hasToken, Refusal, setToken, words } from "./api";
 import { useWatched, Watched } from "./store";
 import type { Line, Seconds } from "./stream";
@@ -15,6 +15,12 @@ export const dialog = new Watched<JSX.Element | null>(null);
 
 /** The newest second of the data; before there is one, of this machine's clock. */
 export const present = (): number => now.get() || Math.floor(Date.now() / 1_000);
+
+/** A time of the last day as a clock, another with its day; UTC stands in the column's head. */
+export function lately(ts: number): string {
+  const today = day(present());
+  return day(ts) === today ? clock(ts) : moment(ts);
+}
 
 const WAIT_MS = 3_000;
 
@@ -92,13 +98,11 @@ export function Absent(props: { what: string; error: unknown; again?: () => void
   const hint =
     status === 401 || status === 403
       ? "This needs a token with the right role: press “Token” above."
-      : status === 404 || status === 501
-        ? "This server does not offer it."
-        : status === 502 || status === 503 || status === 504
-          ? "The service behind it is not there; it is asked again."
-          : status === 0
-            ? "It is asked again."
-            : "";
+      : status === 502 || status === 503 || status === 504
+        ? "The service behind it is not there; it is asked again."
+        : status === 0
+          ? "It is asked again."
+          : "";
   return (
     <div class="absent" role="alert">
       <p>

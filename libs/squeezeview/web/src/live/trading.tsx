@@ -12,7 +12,7 @@ import { DataTable, type Column } from "../components/table";
 import { ask, query, Refusal, send, setToken, words } from "./api";
 import { equitySpecs } from "./charts";
 import { hooks } from "./hooks";
-import { Absent, Dialog, dialog, known, now, present, TokenFields, useAsked, useNow, Waiting } from "./shared";
+import { Absent, Dialog, dialog, known, lately, now, present, TokenFields, useAsked, useNow, Waiting } from "./shared";
 import { useWatched, type Watched } from "./store";
 import { sideOf, type Fill, type Instrument, type Order, type Update } from "./types";
 
@@ -51,11 +51,11 @@ export function Trading(props: { account: Watched<string>; accounts: string[]; o
   const ts = useNow();
   // A day before a whole minute, so that the question stays the same for a minute.
   const since = ts === null ? null : Math.max(0, Math.floor(ts / 60) * 60 - DAY_S);
-  const lately = (what: string): string | null => (since === null ? null : `${path}/${what}${query({ from: since, limit: 1_000 })}`);
+  const ofDay = (what: string): string | null => (since === null ? null : `${path}/${what}${query({ from: since, limit: 1_000 })}`);
   const positions = useAsked<Positions>(`${path}/positions`, EVERY_S);
   const limits = useAsked<Limits>(`${path}/limits`, EVERY_S);
-  const orders = useKept(useAsked<{ orders: Order[] }>(lately("orders"), EVERY_S));
-  const fills = useKept(useAsked<{ fills: Fill[] }>(lately("fills"), EVERY_S));
+  const orders = useKept(useAsked<{ orders: Order[] }>(ofDay("orders"), EVERY_S));
+  const fills = useKept(useAsked<{ fills: Fill[] }>(ofDay("fills"), EVERY_S));
   const [scales, setScales] = useState<Partial<Record<string, Instrument>>>({});
   useEffect(() => void known().then(setScales, () => undefined), []);
   const held = positions.value;
@@ -182,7 +182,7 @@ const POSITIONS: Column<Position>[] = [
     show: (row) => number(row.unrealised_usd, 2, true),
     tone: (row) => row.unrealised_usd,
   },
-  { head: "Since", unit: "UTC", value: (row) => row.opened_ts, show: (row) => moment(row.opened_ts) },
+  { head: "Since", unit: "UTC", value: (row) => row.opened_ts, show: (row) => lately(row.opened_ts) },
   { head: "Instrument", value: (row) => row.instrument, left: true },
 ];
 
@@ -272,7 +272,7 @@ function Orders({ orders, scales }: { orders: Order[]; scales: Partial<Record<st
   const columns = useMemo<Column<Order>[]>(() => {
     const scale = (row: Order, what: "price_decimals" | "qty_decimals"): number => 10 ** (scales[row.instrument]?.[what] ?? 0);
     return [
-      { head: "Decided", unit: "UTC", value: (row) => row.decided_ts, show: (row) => moment(row.decided_ts) },
+      { head: "Decided", unit: "UTC", value: (row) => row.decided_ts, show: (row) => lately(row.decided_ts) },
       { head: "Asset", value: (row) => row.asset, left: true },
       {
         head: "Side",
@@ -323,7 +323,7 @@ function Fills(props: { fills: Fill[]; scales: Partial<Record<string, Instrument
   const columns = useMemo<Column<Fill>[]>(() => {
     const scale = (row: Fill, what: "price_decimals" | "qty_decimals"): number => 10 ** (scales[row.instrument]?.[what] ?? 0);
     return [
-      { head: "Second", unit: "UTC", value: (row) => row.ts, show: (row) => moment(row.ts) },
+      { head: "Second", unit: "UTC", value: (row) => row.ts, show: (row) => lately(row.ts) },
       { head: "Asset", value: (row) => row.asset, left: true },
       {
         head: "Side",
