@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from squeezecore.adapters import comparing, flowstore, operations, parity_flow, parity_trading
+from squeezecore.adapters import comparing, flowstore, operations, parity_flow, parity_trading, tradestore
 from squeezecore.adapters.accounts import Plan, plan_key
 from squeezecore.adapters.comparing import Proof
 from squeezecore.adapters.operations import Progress, Report, silent
@@ -153,6 +153,9 @@ def _prove_trading(
     )
     stored = parity_trading.kept(store, request.account, span.start_s, span.until_s)
     proofs = parity_trading.compare(stored, again, span.start_s, span.until_s)
+    states = {(each.state, each.kill_switch) for each in tradestore.standings(store, request.account, span.until_s)}
+    if len(states) > 1:  # a strategy that is ahead decides some seconds before it hears of a switch
+        notes.append("the account was not always active: a few decisions after a change may differ for that alone")
     said = "; ".join(filter(None, (note, *notes)))
     return span, [msgspec.structs.replace(proof, note=said) for proof in proofs], seen.seconds, seen.repaired
 

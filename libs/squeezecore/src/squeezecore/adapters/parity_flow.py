@@ -78,15 +78,17 @@ def _bars_of(store: Store, span: Flows, name: str) -> Proof:
     if any(record.kind in ("trade", "aggregate") for record in store.imports(name) if _covers(record.day, span)):
         return unproved("bars", f"{name} was imported from an archive since")
     start_s, until_s = int(stored.ts[0]), int(stored.ts[-1]) + 1
-    first = _first_print_s(store, name, start_s, until_s)
+    first = _first_print_s(store, name, until_s)
     if first < 0:
         prints = int((stored.buy_trades + stored.sell_trades).sum())
         return unproved("bars", f"prints of {name} are gone, or were never recorded" if prints else "")
     note = ""
-    if first - start_s >= HOUR_S:  # a part of the table has expired
+    if first >= start_s:  # recording begins here, or what was before has expired; this second may be half of one
         start_s = first + 1
         stored = cut(stored, int(stored.ts.searchsorted(start_s)), len(stored.ts))
         note = f"prints of {name} are kept from second {start_s} on"
+        if not len(stored.ts):
+            return unproved("bars", note)
     try:
         params = _params(span.instruments[name], stored)
     except UsageError as error:
@@ -115,11 +117,11 @@ def _covers(day: object, span: Flows) -> bool:
     return bool(start < span.until_s and span.start_s < start + DAY_S)
 
 
-def _first_print_s(store: Store, name: str, start_s: int, until_s: int) -> int:
+def _first_print_s(store: Store, name: str, until_s: int) -> int:
     found = store.query(
         "SELECT min(exchange_ns) AS first, count() AS n FROM trades WHERE instrument = {name:String} "
-        "AND ts >= toDateTime({start:UInt32}, 'UTC') AND ts < toDateTime({end:UInt32}, 'UTC')",
-        {"name": name, "start": start_s, "end": until_s},
+        "AND ts < toDateTime({end:UInt32}, 'UTC')",
+        {"name": name, "end": until_s},
     )
     return int(found["first"][0].as_py()) // flowstore.SECOND_NS if found["n"][0].as_py() else -1
 
@@ -141,7 +143,7 @@ def _scan(store: Store, params: flow.BarParams, start_s: int, until_s: int) -> B
     state = flow.bars_initial(covered_from_s=start_s)
     if len(before.ts) and int(before.ts[-1]) == start_s - 1:
         state = state._replace(closed_s=start_s, close=int(before.close[-1]))
-        ids = before.last_id[before.last_id >= 0]
+        ids = before.last_id[(before.last_id >= 0) & (before.id_kind == params.id_kind)]
         if len(ids) and params.contiguous:
             state = state._replace(low_id=0, low_s=0, high_id=int(ids.max()), high_s=start_s - 1)
     made = [empty(Bars)]
