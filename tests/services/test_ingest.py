@@ -263,6 +263,60 @@ def test_silence_is_promised_as_far_as_the_venues_own_clock_has_come(source):
     in_world(Silent(source), silence)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_nothing_is_promised_from_before_the_venue_confirmed_that_it_would_tell(source, again):
+    async def slow(world: World) -> None:
+        await world.watch(SPOT, LINEAR)
+        if again:  # then the clocks' difference is known from the start
+            world.begin()
+            await asyncio.sleep(10)
+            await world.kill()
+        before = len((await world.heard()).watermarks)
+        world.exchange.confirms_s = 7.0
+        fleet = world.begin()
+        await asyncio.sleep(6.5)
+        assert len((await world.heard()).watermarks) == before
+        confirmed_ns = world.exchange.now_ns() + NS // 2
+        await asyncio.sleep(20)
+        heard = await world.heard()
+        for name in (SPOT, LINEAR):
+            heard.assert_whole(world.exchange, instrument_of(fleet, name))
+        marks = heard.watermarks[before:]
+        assert len(marks) > 20
+        assert min(mark.exchange_ns for mark in marks) >= confirmed_ns
+
+    in_world(source, slow)
+
+
+def test_a_stream_that_is_added_is_promised_from_when_it_was_confirmed():
+    many = source_of("sim:7", ("BTC",), clones=1)
+
+    async def added(world: World) -> None:
+        listed, _ = venue("binance").instruments("linear", many.exchange_info("linear", START_NS))
+        await world.watch(LINEAR)
+        fleet = world.begin()
+        await asyncio.sleep(10)
+        world.exchange.confirms_s = 4.0
+        before = await world.heard()
+        added_ns = world.exchange.now_ns()
+        await world.watch(*(one.id for one in listed))
+        await asyncio.sleep(3.9)
+        waiting = await world.heard()
+        assert max(mark.exchange_ns for mark in waiting.watermarks) < added_ns
+        await asyncio.sleep(10)
+        heard = await world.heard()
+        later = [mark for mark in heard.watermarks if mark.exchange_ns >= added_ns]
+        assert min(mark.exchange_ns for mark in later) >= added_ns + 4 * NS
+        assert all(mark.alive for mark in later)
+        assert len(later) > 4
+        assert len(world.exchange.links) == 1
+        assert len(before.watermarks) <= len(waiting.watermarks) <= len(before.watermarks) + 1
+        for one in feed_of(fleet, LINEAR).instruments.values():
+            heard.assert_whole(world.exchange, one)
+
+    in_world(many, added)
+
+
 def test_pausing_closes_the_connections_and_resuming_asks_for_what_was_missed(source):
     async def pause(world: World) -> None:
         await world.watch(SPOT, LINEAR)

@@ -56,6 +56,7 @@ class Exchange:
         self.random = np.random.default_rng(seed)
         self.links: list[VirtualLink] = []  # all that ever were
         self.online = True  # whether anybody can connect, or ask
+        self.confirms_s = 0.01  # after that a subscription is confirmed
         self.asked: list[str] = []
         self.answers: list[Answer] = []  # given before any other, one a question
         self._rest = Rest(source, LIMITS, self.now_ns, dict, Trouble(parse_faults("")), lambda *_: None)
@@ -118,7 +119,7 @@ class VirtualLink:
             assert asked["method"] == "SUBSCRIBE"
             self.streams += [name for name in asked["params"] if name not in self.streams]
             answer = msgspec.json.encode({"result": None, "id": asked["id"]})
-            asyncio.get_running_loop().call_later(0.01, self.say, answer)
+            asyncio.get_running_loop().call_later(self.exchange.confirms_s, self.say, answer)
 
     def ping(self) -> None:
         if self.reason is None and not self.mute:

@@ -334,7 +334,7 @@ class Feed:
         told = self._told_skew
         asked_ns = told[0] if told is not None and now_s - told[1] <= TOLD_S_MAX else None
         promises = [line.promise_ns(skew_ns, asked_ns) for line in living]
-        if not lines or any(promise is None for promise in promises):
+        if not lines or any(promise is None for promise in promises) or any(line.asking for line in living):
             return None
         if promises:
             target = min(promise for promise in promises if promise is not None)
@@ -342,6 +342,10 @@ class Feed:
             target = round(now_s * 1e9) - skew_ns - GRACE_NS
         else:
             return None
+        behind_ns = max((skew for skew in (skew_ns, asked_ns) if skew is not None), default=None)
+        begun_s = max((line.begun_s for line in living), default=0.0)
+        if living and (behind_ns is None or target < round(begun_s * 1e9) - behind_ns):
+            return None  # from before the venue confirmed that it would tell
         alive = len(living) == len(lines)
         target = self._held_back(target, now_s, doubts=alive) // BORDER_NS * BORDER_NS
         if target <= self.marked_ns:

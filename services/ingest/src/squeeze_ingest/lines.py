@@ -180,6 +180,7 @@ class Line:
         self.records = records
         self.wanted: set[str] = set()  # native symbols
         self.up_s: float | None = None  # since when everything is subscribed; None: it is not
+        self.begun_s = self._loop.time()  # when the last subscription was confirmed that nothing had brought before
         self.connections = 0
         self._connect = connect
         self._place = place
@@ -207,6 +208,11 @@ class Line:
     def skew_ns(self) -> int | None:
         """How far the monotonic clock is ahead of the venue's on the present connection."""
         return None if self._ear is None else self._ear.skew.ns
+
+    @property
+    def asking(self) -> bool:
+        """Whether it is up and something wanted is not subscribed yet: of that its signs of life say nothing."""
+        return self._ear is not None and not self._ear.natives.issuperset(self.wanted)
 
     @property
     def reading(self) -> bool:
@@ -290,6 +296,7 @@ class Line:
         """Connect, and stay connected until it breaks or is not wanted any more."""
         ear, link = await self._open()
         self._ear, self._link = ear, link
+        self.begun_s = self._loop.time()
         renew_s = 0.0
         try:
             self._up(ear)
@@ -306,11 +313,14 @@ class Line:
                         self.host.failed(self, f"its replacement failed, the old connection goes on: {error}")
                         continue
                     self._leave(ear, link)
+                    if fresh[0].natives - ear.natives:
+                        self.begun_s = self._loop.time()
                     ear, link = fresh
                     self._ear, self._link = ear, link
                     self._up(ear)
                 elif self.wanted - ear.natives:
                     await self._subscribe(ear, link, self.wanted - ear.natives)
+                    self.begun_s = self._loop.time()
                     self._up(ear)
         finally:
             self._leave(ear, link)
