@@ -4,6 +4,7 @@ import asyncio
 from itertools import pairwise
 
 import msgspec
+import numpy as np
 import pytest
 
 from squeeze_ingest import feed as feed_module
@@ -11,6 +12,7 @@ from squeeze_ingest import lines
 from squeeze_ingest.rest import Answer
 from squeezecore.adapters.loopback import source_of
 from squeezecore.adapters.loopback_source import Source
+from squeezecore.market import TradeFlag
 from squeezecore.venues import Feed as Stream
 from squeezecore.venues import venue
 from squeezecore.wire import BORDER_NS
@@ -515,6 +517,29 @@ def test_single_prints_are_read_and_their_holes_closed_from_the_recent_ones(sour
         assert any(fact.instrument == LINEAR for fact in heard.marks)
 
     in_world(source, single)
+
+
+@pytest.mark.parametrize("first", [Stream.AGGREGATE, Stream.TRADE])
+def test_another_setting_begins_ids_anew(source, first):
+    second = Stream.TRADE if first is Stream.AGGREGATE else Stream.AGGREGATE
+
+    async def changed(world: World) -> None:
+        await world.watch(SPOT)
+        for stream in (first, second, first):
+            before = len((await world.heard()).blocks.get(SPOT, []))
+            fleet = world.begin(stream=stream)
+            await asyncio.sleep(12)
+            await world.kill()
+            heard = await world.heard()
+            ids = np.concatenate([block.id for block in heard.blocks[SPOT][before:]])
+            flags = np.concatenate([block.flags for block in heard.blocks[SPOT][before:]])
+            assert len(ids) > 10
+            assert (np.diff(np.sort(ids)) == 1).all()
+            assert set((flags & np.uint8(TradeFlag.SINGLE)).tolist()) == {128 if stream is Stream.TRADE else 0}
+            feed = feed_of(fleet, SPOT)
+            assert (feed.backfilled, feed.holes()) == (0, [])  # what the other kind brought is not asked for again
+
+    in_world(source, changed)
 
 
 def test_a_mad_time_moves_no_promise_and_delays_nothing_else(source):

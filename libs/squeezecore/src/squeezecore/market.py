@@ -170,6 +170,7 @@ class TradeFlag(enum.IntFlag):
     AUCTION = 16
     SNAPSHOT = 32  # sent on subscribe: closes gaps, is never live flow
     BACKFILL = 64
+    SINGLE = 128  # on the bus: a feed's single trade, whose id says nothing of aggregates' and they nothing of it
 
 
 TRADE_NOT_FLOW = TradeFlag.BLOCK | TradeFlag.INTERNAL | TradeFlag.AUCTION

@@ -27,6 +27,7 @@ SPAN_S_MAX = 86_400  # of one question for completeness
 COUNTERS = {
     "trades": "Prints taken.",
     "strange": "Batches and blocks of feeds and instruments that no asset has.",
+    "foreign": "Prints of the kind that is not counted: ingest has another SQUEEZE_TRADE_STREAM.",
     "late": "Prints that came after their second was closed.",
     "bars": "Seconds of instruments closed.",
     "incomplete": "Of them incomplete.",

@@ -26,6 +26,7 @@ from squeezecore.market import (
     IdKind,
     Instrument,
     Rows,
+    TradeFlag,
     Trades,
     Watermark,
     concat,
@@ -43,6 +44,7 @@ TRUSTED = -2  # instead of a connection's number: whatever speaks next went on s
 CONNECTIONS_KEPT = 16  # numbers of a feed's connections that are known
 TEAR_S_MAX = flow.HOLE_MEMORY_S  # after that nothing can be proved any more
 ROLL_BEFORE_S = 3600  # prints may be so much older than the first watermark
+NEVER_S = 1 << 40  # after every second
 SECOND_NS = 1_000_000_000
 
 Ints = NDArray[np.int64]
@@ -91,10 +93,23 @@ class Feed:
     def doubts(self) -> Ints:
         """Return for each instrument the second before which only ids prove anything.
 
-        Its first print's second is in doubt whatever the connection: a print before it may be missing.
+        Its first print's second is in doubt whatever the connection: a print before it may be missing. So is all before
+        that where bars are stored and none of their ids is of the kind that comes.
         """
         low_s, closed_s = self.state.ends[:, 1], self.state.ends[:, 4]
-        return np.maximum(self.doubt_s, np.where(low_s >= closed_s, low_s + 1, -1))
+        begins = np.where(low_s >= closed_s, low_s + 1, -1)
+        return np.maximum(self.doubt_s, np.where(self.lanes.contiguous & (low_s < 0), NEVER_S, begins))
+
+    def begin_anew(self, watermark_s: int) -> None:
+        """Let no second close of the time before an instrument's first print where that is longer than the longest hole."""
+        low_s, closed_s, close = self.state.ends[:, 1], self.state.ends[:, 4], self.state.ends[:, 6]
+        anew = self.lanes.contiguous & (close >= 0) & ((low_s < 0) | (low_s >= closed_s))
+        if anew.any():
+            longest_s = np.array([each.hole_s_max for each in self.params], np.int64)
+            anew &= np.where(low_s < 0, watermark_s, low_s) - closed_s > longest_s
+            ends = self.state.ends.copy()
+            ends[anew, 6] = -1
+            self.state = self.state._replace(ends=ends)
 
     def regrouped(self, params: Sequence[flow.BarParams]) -> Feed:
         """Return this feed with other instruments; those that stay keep their state."""
@@ -103,12 +118,12 @@ class Feed:
         made.state = many.abreast([states.get(name, flow.bars_initial()) for name in made.names])
         moved = np.array([made.slots.get(name, -1) for name in self.names], np.int64)
         made.waiting = [
-            (moved[slots][moved[slots] >= 0], _pick(block, moved[slots] >= 0)) for slots, block in self.waiting
+            (moved[slots][moved[slots] >= 0], pick(block, moved[slots] >= 0)) for slots, block in self.waiting
         ]
         for slots, bars in self.closed:
             stays = moved[slots] >= 0
             order = np.argsort(moved[slots][stays], kind="stable")
-            made.closed.append((moved[slots][stays][order], _pick(_pick(bars, stays), order)))
+            made.closed.append((moved[slots][stays][order], pick(pick(bars, stays), order)))
         made.tears = {name: tears for name, tears in self.tears.items() if name in made.slots}
         for name in ("connections", "closed_s", "mark_ns", "alive", "doubt_s"):
             setattr(made, name, getattr(self, name))
@@ -199,7 +214,7 @@ class Flow:
         self.facts: dict[str, Facts] = {}
         self.remakes: dict[str, Remake] = {}
         self.seq = 0
-        self.counts = dict.fromkeys(("trades", "strange", "late", "bars", "rows", "incomplete"), 0)
+        self.counts = dict.fromkeys(("trades", "strange", "foreign", "late", "bars", "rows", "incomplete"), 0)
         self._rows: many.RowsAbreast | None = None
         self._row_lanes: many.RowLanes | None = None
         self._bases: dict[tuple[str, str], int] = {}
@@ -333,10 +348,20 @@ class Flow:
         block = _joined(batch.trades)
         if -1 in slots:
             self.counts["strange"] += slots.count(-1)
-            index, block = index[index >= 0], _pick(block, index >= 0)
+            index, block = index[index >= 0], pick(block, index >= 0)
+        own = self.counts_in(block)
+        if not own.all():  # another setting's: without them a second is not whole, unless ours are there and prove it
+            self.counts["foreign"] += len(own) - int(own.sum())
+            feed.doubt_s = max(feed.doubt_s, int(block.exchange_ns[~own].max()) // SECOND_NS + 1 + DOUBT_S)
+            index, block = index[own], pick(block, own)
         if len(index):
             self.counts["trades"] += len(index)
             feed.waiting.append((index, block))
+
+    def counts_in(self, trades: Trades) -> NDArray[np.bool_]:
+        """Say which prints are of the kind that is counted: single trades, or aggregates; either's ids say nothing of the other's."""
+        single: NDArray[np.bool_] = (trades.flags & np.uint8(TradeFlag.SINGLE)) != 0
+        return single if self.stream is Stream.TRADE else ~single
 
     def _take_mark(self, mark: Watermark) -> None:
         feed = self.feeds.get((mark.venue, mark.feed))
@@ -407,6 +432,7 @@ class Flow:
     def _close(self, feed: Feed, watermark_s: int, *, alive: bool) -> None:
         if feed.waiting and bool((feed.lanes.contiguous & (feed.state.ends[:, 0] < 0)).any()):
             self._scan(feed, max(feed.closed_s, 0), alive=True)  # so that it is known where an instrument begins
+        feed.begin_anew(watermark_s)
         dead = bool(feed.state.ends[:, 7].any()) or not alive
         slots, bars, gaps = self._scan(feed, watermark_s, alive=alive)
         feed.closed_s = watermark_s
@@ -434,7 +460,7 @@ class Flow:
                 kept.append(gap)
                 continue
             at = (slots == feed.slots[gap.instrument]) & (trades.exchange_ns // SECOND_NS == gap.start_s)
-            late = _pick(trades, at & (trades.id >= gap.first_id) & (trades.id <= gap.last_id))
+            late = pick(trades, at & (trades.id >= gap.first_id) & (trades.id <= gap.last_id))
             self.counts["late"] += len(late.id)
             self._effects.gaps.append(gap)
             self._remake(gap.instrument, Remake(gap.start_s, gap.start_s + 1, late, gaps=(gap,)))
@@ -449,8 +475,9 @@ class Flow:
                 self._effects.gaps.append(gap)
         for at in np.flatnonzero(bars.complete == 0).tolist():
             name, ts = feed.names[slots[at]], int(bars.ts[at])
-            if ts < feed.state.ends[slots[at], 5] or ts <= feed.state.ends[slots[at], 1]:
-                continue  # not covered, or beside the first print: nothing will ever prove it
+            low_s, covered_s = int(feed.state.ends[slots[at], 1]), int(feed.state.ends[slots[at], 5])
+            if ts < covered_s or ts <= low_s or (low_s < 0 and feed.params[slots[at]].contiguous):
+                continue  # not covered, or not after the first print: nothing will ever prove it
             cause = "feed not alive" if dead else "connection new" if ts < feed.doubt_s else ""
             tears = feed.tears.setdefault(name, [])
             last = tears[-1] if tears else None
@@ -563,22 +590,22 @@ class Flow:
                 now_slots, now = slots, bars
                 if high >= until_s:
                     later = bars.ts >= until_s
-                    left.append((slots[later], _pick(bars, later)))
-                    now_slots, now = slots[~later], _pick(bars, ~later)
+                    left.append((slots[later], pick(bars, later)))
+                    now_slots, now = slots[~later], pick(bars, ~later)
                 if low < self.decided_s:
                     behind = now.ts < self.decided_s
                     for slot in np.unique(now_slots[behind]).tolist():
                         ts = now.ts[behind & (now_slots == slot)]
                         again = Remake(int(ts[0]), int(ts[-1]) + 1, empty(Trades), rows_only=True)
                         self._remake(feed.names[slot], again)
-                    now_slots, now = now_slots[~behind], _pick(now, ~behind)
+                    now_slots, now = now_slots[~behind], pick(now, ~behind)
                 all_slots.append(now_slots + self._bases[place])
                 all_bars.append(now)
             feed.closed = left
         slots, joined = np.concatenate(all_slots), concat(all_bars)
         if bool((slots[1:] < slots[:-1]).any()):
             order = np.argsort(slots, kind="stable")
-            slots, joined = slots[order], _pick(joined, order)
+            slots, joined = slots[order], pick(joined, order)
         return slots, joined
 
     def effects(self) -> Effects:
@@ -609,7 +636,7 @@ class Flow:
         slot = feed.slots[name]
         params = feed.params[slot]
         state = many.state_of(feed.state, slot)
-        new = _pick(older, np.arange(len(older.ts)))
+        new = pick(older, np.arange(len(older.ts)))
         if len(remake.late.id):
             if not refill(params, new, remake.late, prints, forced=forced):
                 return None
@@ -628,7 +655,7 @@ class Flow:
             changed |= column != other
         repairs = (older.version & np.uint64(0xFFFFFFFF)) + np.uint64(1)
         new.version[changed] = (new.complete.astype(np.uint64) << np.uint64(32) | repairs)[changed]
-        return _pick(new, changed)
+        return pick(new, changed)
 
     def _correct(self, feed: Feed, slot: int, older: Bars, new: Bars) -> None:
         """Let coming seconds repeat the price that turned out to be the last one; what they were is not rewound."""
@@ -691,7 +718,7 @@ def batches_of(names: Sequence[str], index: Ints, rows: Rows) -> list[RowBatch]:
     if bool((rows.ts == rows.ts[0]).all()):
         return [RowBatch(int(rows.ts[0]), tuple(names[a] for a in index.tolist()), rows)]
     order = np.argsort(rows.ts, kind="stable")
-    rows, index = _pick(rows, order), index[order]
+    rows, index = pick(rows, order), index[order]
     borders = np.flatnonzero(np.diff(rows.ts)) + 1
     made = []
     for start, end in zip([0, *borders.tolist()], [*borders.tolist(), len(rows.ts)], strict=True):
@@ -747,5 +774,6 @@ def _address(column: Any) -> int:
     return int(column.__array_interface__["data"][0])
 
 
-def _pick(block: Block, index: NDArray[Any]) -> Block:
+def pick(block: Block, index: NDArray[Any]) -> Block:
+    """Return some of a block's entries."""
     return type(block)(*(column[index] for column in block))

@@ -22,6 +22,8 @@ def refill(params: flow.BarParams, bars: Bars, late: Trades, prints: Trades, *, 
         at = int(np.searchsorted(bars.ts, second))
         if at == len(bars.ts) or bars.ts[at] != second:
             continue  # inside of a long hole: no covered time
+        if bars.id_kind[at] != params.id_kind:
+            continue  # counted by prints of another kind, which these are part of
         before = int(bars.close[at - 1]) if at and bars.ts[at - 1] == second - 1 else int(bars.open[at])
         made = _second(params, second, before, _pick(known, seconds == second))
         if _same(cut(bars, at, at + 1), made):

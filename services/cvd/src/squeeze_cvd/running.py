@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 import numpy as np
 
-from squeeze_cvd.flowing import SECOND_NS, Effects, Flow, Remake, joined, names_of
+from squeeze_cvd.flowing import SECOND_NS, Effects, Flow, Remake, joined, names_of, pick
 from squeeze_cvd.freezing import FORMAT, freeze, thaw
 from squeeze_cvd.keeping import Keep
 from squeeze_cvd.warming import seek, warm
@@ -122,8 +122,13 @@ class Cvd:
         created: str | None = None
         if found is not None:
             created, body = msgspec.msgpack.decode(found.body, type=tuple[str, bytes])
-            self.flow = thaw(body)
-            self._kit.log.info("going on from a snapshot", ts=found.ts, seq=found.stream_seq)
+            stood = thaw(body)
+            if stood.stream is self.flow.stream:
+                self.flow = stood
+                self._kit.log.info("going on from a snapshot", ts=found.ts, seq=found.stream_seq)
+            else:  # it counts other prints
+                self._kit.log.info("the snapshot counts other prints", trade_stream=stood.stream.value)
+                found = created = None
         await self._recall()
         if found is None:
             self.state = "WARMING"
@@ -324,6 +329,7 @@ class Cvd:
         if not remake.rows_only:
             older = await self._kit.in_thread(keep.bars, name, start_s - 1, max(end_s, state.closed_s(name)))
             prints = await self._kit.in_thread(_prints, keep, name, remake)
+            prints = pick(prints, state.counts_in(prints))
             newer = state.remade(name, older, prints, forced=forced)
             if newer is None:
                 return False
@@ -378,7 +384,7 @@ class Cvd:
             "lag_s": None if behind is None else round(behind, 3),
             "lag_messages": self.lag,
             "messages": self.messages,
-            "errors": self.flow.counts["strange"],
+            "errors": self.flow.counts["strange"] + self.flow.counts["foreign"],
             "last_error": self.last_error,
             "decided_s": decided_s,
             "stream_seq": self._stored_seq,  # the last message that a restart will not see again

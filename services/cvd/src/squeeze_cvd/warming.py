@@ -1,14 +1,15 @@
 """A state made from what is stored, where no snapshot fits: the last second of each instrument, and the stream from there.
 
 Less than a snapshot knows: prints that were open come again from the stream and from what was recorded, and ids up to the
-last stored one count as seen, those of known holes left out.
+last stored one count as seen, those of known holes left out. Bars that count prints of another kind (single trades, where
+aggregates come) have ids that say nothing of these: there ids begin anew, and seconds are whole after the first print.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from squeeze_cvd.flowing import TRUSTED, Facts, Feed, Flow, Tear
+from squeeze_cvd.flowing import TRUSTED, Facts, Feed, Flow, Tear, pick
 from squeeze_cvd.keeping import Keep
 from squeezecore import abreast as many
 from squeezecore import flow
@@ -40,14 +41,14 @@ def warm(state: Flow, keep: Keep, published: RowBatch | None = None) -> bool:
     state.rolled_s = decided_s // 60 * 60
     state.decide()  # puts the configuration of that second into effect
     for feed in state.feeds.values():
-        _warm_feed(feed, keep, last, decided_s)
+        _warm_feed(state, feed, keep, last, decided_s)
     for name in state.facts:
         state.facts[name] = _facts(keep, name, decided_s)
     state.set_rows({name: keep.row_state(name, asset.params, decided_s) for name, asset in state.assets.items()})
     return True
 
 
-def _warm_feed(feed: Feed, keep: Keep, last: dict[str, int], decided_s: int) -> None:
+def _warm_feed(whole: Flow, feed: Feed, keep: Keep, last: dict[str, int], decided_s: int) -> None:
     """Give each instrument the state after its last stored second."""
     states, slots, waiting = [], [], []
     for slot, name in enumerate(feed.names):
@@ -57,10 +58,13 @@ def _warm_feed(feed: Feed, keep: Keep, last: dict[str, int], decided_s: int) -> 
         end_s = last[name] + 1
         bars = keep.bars(name, min(end_s - LOOK_S, decided_s), end_s)
         state = flow.bars_initial()._replace(closed_s=end_s, covered_s=end_s, close=int(bars.close[-1]))
-        with_ids = np.flatnonzero(bars.last_id >= 0)
+        other = np.flatnonzero(bars.id_kind != feed.params[slot].id_kind)
+        begun_s = int(bars.ts[other[-1]]) + 1 if len(other) else 0  # from here on bars count the prints that come
+        with_ids = np.flatnonzero((bars.last_id >= 0) & (bars.ts >= begun_s))
         if feed.params[slot].contiguous and len(with_ids):
             high_id, high_s = int(bars.last_id[with_ids].max()), int(bars.ts[with_ids[-1]])
-            gaps = [gap for gap in keep.open_holes(name, end_s - flow.HOLE_MEMORY_S) if gap.last_id < high_id]
+            gaps = keep.open_holes(name, max(begun_s, end_s - flow.HOLE_MEMORY_S))
+            gaps = [gap for gap in gaps if gap.last_id < high_id and gap.start_s >= begun_s]
             gaps.sort(key=lambda gap: gap.first_id)
             columns = [[getattr(gap, field) for gap in gaps] for field in ("first_id", "last_id", "start_s", "end_s")]
             holes = flow.Holes(*(np.array(column, np.int64) for column in (*columns, [1] * len(gaps))))
@@ -71,6 +75,7 @@ def _warm_feed(feed: Feed, keep: Keep, last: dict[str, int], decided_s: int) -> 
                 ]
         states.append(state)
         recorded = keep.prints(name, end_s, end_s + LOOK_S)  # the stream may have lost some
+        recorded = pick(recorded, whole.counts_in(recorded))
         if len(recorded.id):
             feed.waiting.append((np.full(len(recorded.id), slot), recorded))
         feed.closed_s = max(feed.closed_s, end_s)

@@ -23,7 +23,7 @@ from squeeze_ingest.rest import Desk
 from squeezecore.adapters.bus import Bus, BusError, Delivery
 from squeezecore.adapters.clock import Clock
 from squeezecore.errors import ParseError, SqueezeError
-from squeezecore.market import Instrument, Kind, MarkPrice, Trades, Watermark
+from squeezecore.market import Instrument, Kind, MarkPrice, TradeFlag, Trades, Watermark
 from squeezecore.venues import Contiguity, Parsed, Unknown, Venue
 from squeezecore.venues import Feed as Stream
 from squeezecore.wire import BORDER_NS, MarkFact, Message, TradeBatch, subject
@@ -41,6 +41,7 @@ SAMPLE_CHARS = 200
 HOLES_SHOWN = 50
 SECOND_NS = 1_000_000_000
 FOR_EVER_NS = 1 << 62
+_SINGLE = np.uint8(TradeFlag.SINGLE)
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,8 @@ class Feed:
 
     def take(self, blocks: Mapping[str, Trades]) -> None:
         """Take prints, from a socket or from REST."""
+        if self.stream is Stream.TRADE:
+            blocks = {name: block._replace(flags=block.flags | _SINGLE) for name, block in blocks.items()}
         self.batcher.take(blocks, self._loop.time())
         if self.batcher.closed:
             self._due.set()
@@ -423,6 +426,9 @@ class Feed:
                     batch = delivery.message
                     if isinstance(batch, TradeBatch):
                         for instrument, block in zip(batch.instruments, batch.trades, strict=True):
+                            if bool(block.flags[0] & _SINGLE) != (self.stream is Stream.TRADE):
+                                tapes.pop(instrument, None)  # another setting's: these ids say nothing of ours
+                                continue
                             tapes.setdefault(instrument, Tape(instrument, self._contiguity)).admit(block, now_s)
             await reader.ack(seq)
         finally:
