@@ -148,6 +148,10 @@ class Ear:
     def alive(self, *, pong: bool) -> None:
         self.signs.append(pong)
 
+    def ping(self, answer: Callable[[], None]) -> None:
+        self.signs.append(False)
+        answer()
+
     def lost(self, reason: str) -> None:
         self.reason = reason
 

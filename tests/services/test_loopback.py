@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -271,7 +272,7 @@ def test_at_full_speed_every_client_hears_all_in_order_however_slow_it_is() -> N
 def test_a_slow_client_holds_the_clock_of_all_back() -> None:
     async def run() -> None:
         async with (
-            serve("sim:7", a_while(3600, await_streams=2)) as exchange,
+            serve("sim:7", a_while(600, await_streams=2)) as exchange,
             connected(url(exchange, "spot")) as quick,
             connected(url(exchange, "linear")) as stuck,
         ):
@@ -287,6 +288,72 @@ def test_a_slow_client_holds_the_clock_of_all_back() -> None:
             assert not exchange.done.is_set()
             stuck.transport.underlying_transport.resume_reading()
             await hear_all(exchange, quick, stuck)
+
+    asyncio.run(run())
+
+
+def test_a_client_that_answers_pings_late_is_waited_for_and_sections_stay_together() -> None:
+    async def run() -> None:
+        async with (
+            serve("sim:7", a_while(600, await_streams=2)) as exchange,
+            connected(url(exchange, "spot")) as quick,
+            connected(url(exchange, "inverse")) as slow,
+        ):
+            slow.pongs_back = False  # reads everything, but is not done with it
+            await slow.ask("SUBSCRIBE", [stream("inverse", "trade")])
+            await quick.ask("SUBSCRIBE", [stream("spot", "trade")])
+            await slow.until(lambda: len(slow.pings) > 10)
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert len(slow.pings) == 11
+            assert exchange.now_ns() == (NOON + 11) * NS
+            slow.transport.send_pong(slow.pings[5])
+            await slow.until(lambda: len(slow.pings) > 16)
+            assert exchange.now_ns() == (NOON + 17) * NS
+            slow.pongs_back = True
+            slow.transport.send_pong(slow.pings[-1])
+            await hear_all(exchange, quick, slow)
+
+    asyncio.run(run())
+
+
+class Unmade(Simulated):
+    """A world of which nothing is there before `made`."""
+
+    def __init__(self) -> None:
+        super().__init__(QUIET)
+        self.made = threading.Event()
+
+    def prepare(self, section: str, stream: str, at_ns: int) -> None:
+        assert self.made.wait(60)
+        super().prepare(section, stream, at_ns)
+
+
+def test_in_real_time_a_subscription_is_acknowledged_once_it_can_be_told_and_a_path_is_told_late() -> None:
+    async def run() -> None:
+        source = Unmade()
+        name = f"{QUIET_NATIVE['linear'].lower()}@markPrice@1s"
+        async with (
+            serve(source) as exchange,
+            connected(url(exchange, "linear", f"/ws/{name}")) as early,
+            connected(url(exchange, "linear", "/ws")) as client,
+        ):
+            await early.ask("LIST_SUBSCRIPTIONS")
+            began_ms = exchange.now_ns() // 1_000_000
+            client.say({"method": "SUBSCRIBE", "params": [name], "id": 5})
+            client.say({"method": "LIST_SUBSCRIPTIONS", "id": 6})
+            await client.until(lambda: client.answers)
+            assert client.answers == [{"result": [], "id": 6}]
+            await asyncio.sleep(began_ms / 1000 + 1.5 - exchange.now_ns() / NS)  # a mark would have come
+            assert not client.heard
+            assert not early.heard
+            source.made.set()
+            await client.until(lambda: len(client.answers) > 1 and client.heard)
+            assert client.answers[1] == {"result": None, "id": 5}
+            await early.until(lambda: len(early.heard) > 1)
+            assert json.loads(early.heard[0])["E"] < began_ms + 1_500  # what was owed
+            times = [json.loads(frame)["E"] for frame in early.heard]
+            assert set(np.diff(times)) == {1000}
 
     asyncio.run(run())
 

@@ -32,6 +32,7 @@ HOLD_S_MAX = 10.0  # a watermark waits so long for a hole to close
 OTHERS_NS = 6_000_000_000  # a watermark of another ingest this near to ours says that it lives
 SEAL_BORDERS = 64  # sealed and published together
 WAITING_MAX = 400_000  # prints taken and not yet acknowledged; beyond it nothing more is read
+PONG_S_MAX = 2.0  # a ping's answer waits so long for what came before it to be published
 TAIL_MESSAGES = 20_000  # of the stream, read at the start to know what was published
 TAIL_TRIES = 5
 TOLD_S_MAX = 3.0  # the venue's own word on its time counts for so long
@@ -94,6 +95,7 @@ class Feed:
         self._facts: list[Message] = []
         self._marked: dict[str, int] = {}  # instrument → known_at of its last mark price
         self._flying = 0
+        self._answers: deque[tuple[int, float, Callable[[], None]]] = deque()  # once so many are published, or then
         self._held_since_s: float | None = None
         self._told_skew: tuple[int, float] | None = None  # (by the venue's REST side, when), monotonic
         self._kept_skew_ns: int | None = None  # of the last connection, or as the last watermark shows
@@ -200,6 +202,17 @@ class Feed:
     def _unacknowledged(self) -> int:
         return self.batcher.waiting + self._flying
 
+    def when_published(self, answer: Callable[[], None]) -> None:
+        """Call once what was heard so far is published, after `PONG_S_MAX` in any case."""
+        self._answers.append((self.batcher.taken, self._loop.time() + PONG_S_MAX, answer))
+        self._answer()
+
+    def _answer(self) -> None:
+        """Give the answers that are due; a quiet market's last prints wait in an open batch, and hold nothing up."""
+        done, now_s = self.batcher.taken - self._unacknowledged, self._loop.time()
+        while self._answers and (self._answers[0][0] <= done or self._answers[0][1] <= now_s):
+            self._answers.popleft()[2]()
+
     def _read(self, *, on: bool) -> None:
         for line in self.lines:
             line.read(on=on)
@@ -261,6 +274,7 @@ class Feed:
                 tasks.create_task(self._mender.run())
             while True:
                 self._count_rate()
+                self._answer()
                 self._due.set()
                 await asyncio.sleep(TICK_S)
 
@@ -283,6 +297,7 @@ class Feed:
                 self.copies += sum(ack.duplicate for ack in acks)
                 self.published += self._flying
                 self._flying = 0
+                self._answer()
                 left -= SEAL_BORDERS
                 facts = []
                 if self._unacknowledged < WAITING_MAX // 2:

@@ -46,6 +46,9 @@ class Host(Protocol):
     def raw(self, frame: bytes, received_ns: int) -> None:
         """Take a frame as it came."""
 
+    def when_published(self, answer: Callable[[], None]) -> None:
+        """Call once what was heard so far is published, soon in any case."""
+
     def opened(self, line: Line) -> None:
         """Learn that a connection is open and everything is subscribed."""
 
@@ -146,6 +149,11 @@ class _Ear:
         if pong and self.asked_s is not None:
             self.asked_ns = round(self.asked_s * 1e9)
             self.asked_s = None
+
+    def ping(self, answer: Callable[[], None]) -> None:
+        """Take a ping; a venue whose clock is its own waits for the answer, so it runs no faster than we publish."""
+        self.alive(pong=False)
+        self._line.host.when_published(answer)
 
     def lost(self, reason: str) -> None:
         """Take the end."""

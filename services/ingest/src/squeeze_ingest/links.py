@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 import picows
@@ -37,6 +38,9 @@ class Ear(Protocol):
 
     def alive(self, *, pong: bool) -> None:
         """Take a ping, or the answer to ours: no content, but a sign of life."""
+
+    def ping(self, answer: Callable[[], None]) -> None:
+        """Take a ping: `answer` says that what came before it was taken care of, and is to be called soon."""
 
     def lost(self, reason: str) -> None:
         """Learn that the link has ended, by whomever; nothing comes after this."""
@@ -95,8 +99,7 @@ class Listener(picows.WSListener):
             transport.send_close(frame.get_close_code())
             transport.disconnect()
         elif kind is picows.WSMsgType.PING:
-            transport.send_pong(frame.get_payload_as_bytes())
-            self._ear.alive(pong=False)
+            self._ear.ping(partial(_pong, transport, frame.get_payload_as_bytes()))
         else:
             self._ear.alive(pong=True)
 
@@ -105,6 +108,12 @@ class Listener(picows.WSListener):
         ended = transport.close_handshake
         said = None if ended is None else ended.recv
         self._ear.lost("the connection broke" if said is None else f"the venue closed it ({said.code} {said.reason})")
+
+
+def _pong(transport: picows.WSTransport, payload: bytes) -> None:
+    """Answer a ping, if the connection is still there."""
+    if not transport.underlying_transport.is_closing():
+        transport.send_pong(payload)
 
 
 async def _hear_end(transport: picows.WSTransport) -> None:

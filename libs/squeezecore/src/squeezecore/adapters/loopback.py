@@ -54,6 +54,8 @@ _LATENCY_NS = 10_000_000  # a message is on its way for so long in real time
 _AHEAD_NS = 300 * NS  # the next stretch is prepared so long before it begins
 _SLEPT_NS = 60 * NS
 _PARENT_S = 0.5
+_UNREAD_MAX = 10  # seconds of an own clock that a client may be behind
+_LOOK_S = 0.5  # how often who is behind is looked at without being told
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -233,6 +235,22 @@ class Loopback:
             if self._own_clock:
                 for connection in list(self.connections):
                     await connection.writable.wait()
+                await self._pace(start_ns)
+
+    async def _pace(self, start_ns: int) -> None:
+        """With each second of an own clock ask the clients how far they are, and wait for those that are behind.
+
+        Buffers hold minutes of a market in a hurry: without this sections would drift apart, and REST tell what nobody has read.
+        """
+        if self.sent_ns // NS == start_ns // NS:
+            return
+        for connection in list(self.connections):
+            connection.pace()
+        while any(connection.is_behind(_UNREAD_MAX) for connection in self.connections):
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._changed.wait()
 
     async def _enough(self) -> None:
         """Wait until as many streams are subscribed as were announced."""
@@ -277,6 +295,8 @@ class Loopback:
                         await loop.run_in_executor(thread, self.source.prepare, section, stream, at_ns)
                     self._ready[section, stream] = stretch
                     self._wanted.discard((section, stream))
+                    for connection in list(self.connections):
+                        connection.acknowledge()
 
 
 @asynccontextmanager

@@ -22,7 +22,9 @@ from squeezecore.adapters.loopback_frames import Form, merge
 from squeezecore.adapters.loopback_source import SECTIONS, Source
 
 SEND_BUFFER_BYTES = 262_144  # of the kernel, and of ours before a connection counts as full
+PATIENCE_S = 10.0  # a client that has answered no ping for so long is not waited for
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
+_PACE = b"pace "  # what the pings that measure a client begin with
 _PUBLIC = frozenset({"trade", "bookTicker", "depth"})  # what USD-M's /public bears; /market bears the others
 
 
@@ -107,6 +109,10 @@ class Connection(WSListener):
         self._transport: WSTransport | None = None
         self._heard: deque[float] = deque()
         self._pong_at = 0.0
+        self._behind: dict[str, int] = {}  # streams that cannot be told yet → from when on they are owed
+        self._unready: list[tuple[list[str], int | str | None]] = []  # subscriptions that are not acknowledged yet
+        self._paced = self._answered = 0  # pings that measure how far the client has read; of them answered
+        self._answered_s = 0.0
         self._timers: list[asyncio.TimerHandle] = []
 
     # -- what picows calls ---------------------------------------------------------------------------------------------
@@ -135,6 +141,8 @@ class Connection(WSListener):
         if self._faults.silent:
             return  # as if nobody were there
         now = time.monotonic()
+        if frame.msg_type == WSMsgType.PONG and self._measured(frame.get_payload_as_bytes(), now):
+            return
         self._heard.append(now)
         while self._heard[0] <= now - 1.0:
             self._heard.popleft()
@@ -196,7 +204,14 @@ class Connection(WSListener):
             self._property(method, params, number)
 
     def _subscribe(self, names: list[str], on: bool, number: int | str | None) -> None:
-        """The venue acknowledges streams that do not exist as well; they are silent."""
+        """The venue acknowledges streams that do not exist as well; they are silent.
+
+        A stream that cannot be told yet is acknowledged once it can: what follows an acknowledgement is whole.
+        """
+        unready = [name for name in names if on and not self._is_ready(name)]  # asked of all, so that all are made
+        if unready:
+            self._unready.append((names, number))
+            return
         for name in names:
             if on:
                 self.streams[name] = None
@@ -207,6 +222,16 @@ class Connection(WSListener):
             return
         self._say({"result": None, "id": number})
         self._changed(self)
+
+    def _is_ready(self, stream: str) -> bool:
+        return not self._bears(stream) or self._ready(self.section, stream)
+
+    def acknowledge(self) -> None:
+        """Acknowledge the subscriptions whose streams can be told by now."""
+        waiting, self._unready = self._unready, []
+        for names, number in waiting:
+            if self.open:
+                self._subscribe(names, True, number)
 
     def _property(self, method: str, params: Any, number: int | str | None) -> None:
         if not isinstance(params, list) or not params or not isinstance(params[0], str):
@@ -245,6 +270,29 @@ class Connection(WSListener):
             self._transport.send_ping(str(time.time_ns() // 1_000_000).encode())
         self._later(self._limits.ping_s, self._ping)
 
+    def pace(self) -> None:
+        """Ask for a sign that everything up to here was read; such pings and their answers count for nothing else."""
+        if self.open and self._transport is not None and self.streams and not self._faults.silent:
+            if self._paced == self._answered:
+                self._answered_s = time.monotonic()
+            self._paced += 1
+            self._transport.send_ping(_PACE + str(self._paced).encode())
+
+    def _measured(self, payload: bytes, now: float) -> bool:
+        """Take the answer to such a ping; False where it is another's."""
+        number = payload.removeprefix(_PACE)
+        if not payload.startswith(_PACE) or not number.isdigit():
+            return False
+        self._pong_at = self._answered_s = now
+        self._answered = max(self._answered, min(self._paced, int(number)))
+        self._changed(self)
+        return True
+
+    def is_behind(self, pings: int) -> bool:
+        """Say whether more than so many of those pings are unanswered; not of a client that answers none."""
+        late = self._paced - self._answered > pings and time.monotonic() - self._answered_s < PATIENCE_S
+        return late and self.open and not self._faults.silent
+
     def close(self, code: WSCloseCode, reason: str) -> None:
         """Say goodbye and hang up."""
         if self.open and self._transport is not None:
@@ -266,15 +314,16 @@ class Connection(WSListener):
         return (stream.partition("@")[2].partition("@")[0] in _PUBLIC) == (self._route == "public")
 
     def deliver(self, start_ns: int, end_ns: int) -> None:
-        """Send what the subscribed streams say in `[start_ns, end_ns)`."""
+        """Send what the subscribed streams say in `[start_ns, end_ns)`; what a path names may come late, never not at all."""
         if not self.open or self._transport is None or not self.streams:
             return
-        parts = [
-            (stream, frames)
-            for stream in self.streams
-            if self._bears(stream) and self._ready(self.section, stream)
-            for frames in self._source.frames(self.section, stream, start_ns, end_ns)
-        ]
+        parts = []
+        for stream in self.streams:
+            if not self._is_ready(stream):
+                self._behind.setdefault(stream, start_ns)
+            elif self._bears(stream):
+                since_ns = self._behind.pop(stream, start_ns)
+                parts += [(stream, one) for one in self._source.frames(self.section, stream, since_ns, end_ns)]
         sent = merge(parts, self._form)
         if not sent.end.size and not self._faults.waiting:
             return
