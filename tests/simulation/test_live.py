@@ -36,8 +36,8 @@ def lived(first: int, count: int) -> list[live.Outcome]:
 def test_whatever_happens_nothing_is_lost_or_doubled(first: int) -> None:
     found = lived(first, CHUNK)
     # A schedule in which nobody trades or nothing breaks proves little.
-    assert sum(outcome.orders > 1 for outcome in found) > CHUNK // 2
-    assert sum(outcome.fills for outcome in found) > 5 * CHUNK
+    assert sum(outcome.orders > 1 for outcome in found) > CHUNK // 4
+    assert sum(outcome.fills for outcome in found) > 3 * CHUNK
     assert sum(outcome.crashes for outcome in found) > CHUNK
     assert any(outcome.repaired for outcome in found)
 
