@@ -24,8 +24,9 @@ class Opened(NamedTuple):
     complaints: list[str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Give a browser; while it is there an event loop stands in this thread, so it goes with its module."""
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     assert found is not None, "no chromium was found, these tests look at the page in it: apt install chromium"
     with sync_playwright() as playwright:
