@@ -26,6 +26,7 @@ import numpy as np
 
 from squeezecore.adapters import bus, embedded, embedded_nats, operations, supervisor
 from squeezecore.adapters.assets import load_assets
+from squeezecore.adapters.loopback_replay import Contents, Recorded
 from squeezecore.adapters.store import Store
 from squeezecore.errors import SqueezeError, UsageError
 from squeezecore.market import DAY_S, cut
@@ -247,6 +248,7 @@ class _Up:
         self._began = time.monotonic()
         self._keeping: dict[str, asyncio.Task[None]] = {}
         self._assets: dict[str, AssetConfig] = {}
+        self._recording: Contents | None = None  # what is replayed
         self._looked = asyncio.Event()
 
     async def run(self) -> int:
@@ -303,6 +305,8 @@ class _Up:
         await asyncio.gather(self._open_nats(), self._open_store())
         assert self._store is not None
         await asyncio.to_thread(claim, self._store, request.source)
+        if request.source.kind == "replay" and self._given is None:
+            self._recording = await asyncio.to_thread(lambda: Recorded(Path(request.source.of)).contents())
         await self._put_assets()
         programs = self._programs() if self._given is None else list(self._given)
         logs = request.home / "run" / "logs"
@@ -361,12 +365,15 @@ class _Up:
             config = await asyncio.to_thread(operations.put_assets, self._store, self.request.assets)
         else:
             config = await asyncio.to_thread(operations.assets, self._store)
+        if self._recording is not None:
+            config = recorded_assets(config, self._recording, self._tell)
         client = await bus.connect(self._nats.url, name="up")
         try:
             found = await client.get("config", CONFIG_KEY)
-            if found is None or (self.request.assets is not None and found[0] != canonical(config)):
+            given = self.request.assets is not None
+            if found is None or (given and found[0] != canonical(config)):
                 await client.put("config", CONFIG_KEY, canonical(config))
-            elif self.request.assets is None:
+            elif not given:
                 config = msgspec.json.decode(found[0], type=dict[str, AssetConfig])
         finally:
             await client.close()
@@ -381,7 +388,7 @@ class _Up:
         programs = []
         if request.source.kind != "live":
             endpoints.unlink(missing_ok=True)  # of a run before: its ports are others
-            programs.append(_venue(request, endpoints, self._assets))
+            programs.append(_venue(request, endpoints, self._assets, self._recording))
         place = ports(request.port)
         for name in SERVICES:
             if name in request.without:
@@ -400,6 +407,8 @@ class _Up:
         request, settings = self.request, {}
         if name in {"ingest", "openinterest"} and request.source.kind != "live":
             settings["SQUEEZE_ENDPOINTS"] = str(endpoints)
+        if name in {"ingest", "cvd"} and self._recording is not None:
+            settings["SQUEEZE_TRADE_STREAM"] = "trade" if self._recording.single else "aggtrade"
         if name == "ingest" and request.record is not None:
             settings["SQUEEZE_RECORD"] = str(request.record.expanduser().absolute())
         if name in {"strategy", "executor"}:
@@ -537,15 +546,44 @@ def _venue_start(request: Request) -> int:
     return now if request.speed == "1" else now // DAY_S * DAY_S - DAY_S
 
 
-def _venue(request: Request, endpoints: Path, assets: Mapping[str, AssetConfig]) -> Program:
+def recorded_assets(
+    assets: Mapping[str, AssetConfig], recording: Contents, tell: Callable[[str], None]
+) -> dict[str, AssetConfig]:
+    """Return the assets as far as a recording has their prints, and say what it lacks.
+
+    Raises:
+        UsageError: it has none of them.
+    """
+    kept = {}
+    for name, asset in assets.items():
+        markets = tuple(market for market in asset.markets if market.instrument in recording.prints)
+        if asset.traded in recording.prints:
+            kept[name] = msgspec.structs.replace(asset, markets=markets)
+    if not kept:
+        raise UsageError(
+            f"--source was a recording of {', '.join(sorted(recording.prints)) or 'no prints'}, which is no traded market of "
+            f"{', '.join(sorted(assets))}: name other assets with --assets"
+        )
+    wanted = {market.instrument for asset in assets.values() for market in asset.markets}
+    missing = sorted(wanted - {market.instrument for asset in kept.values() for market in asset.markets})
+    if missing:
+        tell(f"the recording has no prints of {', '.join(missing)}: watched are {', '.join(sorted(kept))} without them")
+    if not recording.open_interest:
+        tell("the recording has no open interest: rows are made without it, and nothing is decided that needs it")
+    return kept
+
+
+def _venue(
+    request: Request, endpoints: Path, assets: Mapping[str, AssetConfig], recording: Contents | None = None
+) -> Program:
     """Return the loopback exchanges; their ports stay when they are started again."""
     markets = {market.instrument for asset in assets.values() for market in asset.markets}
     streams = sum(2 if name.endswith("-PERP") else 1 for name in markets)  # prints, and marks of perpetuals
     port, rest_port = _free_port(), _free_port()
     words = ["-m", "squeezecore.adapters.loopback", "--source", str(request.source), "--endpoints", str(endpoints)]
     words += ["--port", str(port), "--rest-port", str(rest_port), "--speed", request.speed]
-    if request.speed != "1":
-        words += ["--await-streams", str(streams)]  # so that a market in a hurry does not begin without one of them
+    if request.speed != "1" or recording is not None:
+        words += ["--await-streams", str(streams)]  # so that a clock of its own does not begin without one of them
     if request.source.kind == "sim" and request.speed != "1":
         start = dt.datetime.fromtimestamp(_venue_start(request), dt.UTC)
         now = dt.datetime.now(dt.UTC)  # noqa: TID251 - where the hurry ends

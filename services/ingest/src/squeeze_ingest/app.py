@@ -26,6 +26,7 @@ from squeezecore.errors import SqueezeError
 from squeezecore.venues import Feed as Stream
 
 SECOND_NS = 1_000_000_000
+NAMED_MAX = 4  # instruments of one reason
 
 
 class Settings(ServiceSettings):
@@ -43,6 +44,15 @@ class Settings(ServiceSettings):
         pattern=r"^[A-Za-z0-9_-]{1,12}$",
         description="Tells this process from another ingest on the same bus.",
     )
+
+
+def summed(names: list[str]) -> str:
+    """Name a few of many.
+
+    >>> summed(["a", "b", "c", "d", "e"])
+    'a, b and 3 more'
+    """
+    return ", ".join(names) if len(names) <= NAMED_MAX else f"{', '.join(names[:2])} and {len(names) - 2} more"
 
 
 class Ingest:
@@ -75,7 +85,7 @@ class Ingest:
         feeds = list(self.fleet.feeds.values())
         lags = [feed.lag_s for feed in feeds if feed.lag_s is not None]
         reasons = [f"{feed.name}: {feed.last_error}" for feed in feeds if feed.last_error]
-        reasons += [f"{', '.join(names)}: {why}" for why, names in self.fleet.reasons().items()]
+        reasons += [f"{summed(names)}: {why}" for why, names in self.fleet.reasons().items()]
         if self.recorder is not None and self.recorder.last_error:
             reasons.append(f"recorder: {self.recorder.last_error}")
         if self.tap is not None and self.tap.last_error:

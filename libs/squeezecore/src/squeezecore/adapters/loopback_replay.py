@@ -72,6 +72,15 @@ class _Hour(NamedTuple):
     answers: dict[tuple[str, str], list[tuple[int, bytes]]]  # REST bodies by section and name, with their times
 
 
+class Contents(NamedTuple):
+    """What a recording is of, as far as its first and last hour tell."""
+
+    single: bool  # prints are single trades, not the venue's aggregates
+    prints: frozenset[str]  # ids of the instruments whose prints it holds
+    marks: frozenset[str]
+    open_interest: bool  # answers about open interest were recorded too
+
+
 class Recorded:
     """A recording as a source."""
 
@@ -97,6 +106,28 @@ class Recorded:
 
     def _bounds(self, hour: int) -> list[int]:
         return [at for f in self._hour(hour).streams.values() for at in (int(f.at_ns[0]), int(f.at_ns[-1]))]
+
+    def contents(self) -> Contents:
+        """Say what the recording holds; where a feed was recorded both ways, its aggregates count."""
+        hours = [self._hour(hour) for hour in (*self.hours[:1], *self.hours[-1:])]
+        streams = {key for hour in hours for key in hour.streams}
+        names: dict[tuple[str, str], str] = {}
+        for section in sorted({section for section, _ in streams}):
+            listed, _ = venue(self._venue).instruments(section, self.exchange_info(section, self.end_ns or 0))
+            names |= {(section, one.native_symbol.lower()): one.id for one in listed}
+        held: dict[str, set[str]] = {"aggTrade": set(), "trade": set(), "markPrice": set()}
+        for section, stream in streams:
+            native, _, what = stream.partition("@")
+            name, kind = names.get((section, native)), what.partition("@")[0]
+            if name is not None and kind in held:
+                held[kind].add(name)
+        single = not held["aggTrade"]
+        return Contents(
+            single=single,
+            prints=frozenset(held["trade" if single else "aggTrade"]),
+            marks=frozenset(held["markPrice"]),
+            open_interest=any(name == "openInterest" for hour in hours for _, name in hour.answers),
+        )
 
     # -- hours ---------------------------------------------------------------------------------------------------------
 
