@@ -7,7 +7,7 @@ from squeezecore.adapters import flowstore
 from squeezecore.adapters.flowstore import Snapshot
 from squeezecore.adapters.store import Store
 from squeezecore.errors import UsageError
-from squeezecore.market import DAY_S, FundingSeries, MarkSeries, OpenInterestSeries, Trades, cut
+from squeezecore.market import DAY_S, Bars, FundingSeries, MarkSeries, OpenInterestSeries, Rows, Trades, cut
 from squeezecore.spec import AssetConfig, MarketConfig
 from squeezecore.wire import AssetChange, TradeBatch
 from support.store import assert_equal, random_bars, random_rows
@@ -80,6 +80,17 @@ def test_seconds_of_many_are_those_of_each(store: Store) -> None:
     assert flowstore.last_seconds(store, [SPOT, PERP, "x:Y"]) == {n: int(b.ts[-1]) for n, b in bars.items()}
     flowstore.insert_bars(store, {})
     flowstore.insert_rows(store, {})
+
+
+def test_a_block_may_say_a_name_more_than_once(store: Store) -> None:
+    bars, rows = random_bars(1, 60, START), random_rows(1, 60, START)
+    index = np.arange(60) % 3
+    flowstore.insert_bar_block(store, [SPOT, PERP, SPOT], index, bars)
+    flowstore.insert_row_block(store, ["BTC", "ETH", "BTC"], index, rows)
+    for place, (name, asset) in enumerate(((SPOT, "BTC"), (PERP, "ETH"))):
+        own = (index == 1) == bool(place)
+        assert_equal(Bars(*(column[own] for column in bars)), store.read_bars(name, 0, 2**40))
+        assert_equal(Rows(*(column[own] for column in rows)), store.read_rows(asset, 0, 2**40))
 
 
 def test_a_row_sent_again_does_not_win_over_its_repair(store: Store) -> None:

@@ -178,10 +178,9 @@ def _insert_by_day(
     days = joined["ts"] // DAY_S
     for day in np.unique(days).tolist():
         at = days == day
-        column = pa.DictionaryArray.from_arrays(
-            pa.array(index[at].astype(np.int32)), pa.array(list(names), pa.string())
+        _insert_named(
+            store, table, key, _chosen(names, index[at]), {name: values[at] for name, values in joined.items()}
         )
-        _insert_named(store, table, key, column, {name: values[at] for name, values in joined.items()})
 
 
 def _insert_named(store: Store, table: str, key: str, names: pa.Array, columns: Columns) -> None:
@@ -200,9 +199,14 @@ def _clocks(name: str, column: NDArray[Any]) -> NDArray[Any]:
 
 def _named(names: Sequence[str], counts: Sequence[int]) -> pa.Array:
     """Make a text column that says each name as often as its count."""
+    return _chosen(names, np.repeat(np.arange(len(names)), counts))
+
+
+def _chosen(names: Sequence[str], index: NDArray[Any]) -> pa.Array:
+    """Make a text column of the names that an index chooses."""
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}  # a dictionary holds a name once
-    index = np.repeat(np.array([places[name] for name in names], np.int32), counts)
-    return pa.DictionaryArray.from_arrays(pa.array(index), pa.array(list(places), pa.string()))
+    place = np.array([places[name] for name in names], np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(place[index]), pa.array(list(places), pa.string()))
 
 
 def last_seconds(store: Store, instruments: Sequence[str]) -> dict[str, int]:
