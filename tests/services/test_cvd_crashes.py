@@ -1,12 +1,14 @@
 """Whatever comes late, twice or in another order, and wherever the process ends: the tables and the messages are the same."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from squeezecore.adapters.store import Store
+from squeezecore.adapters.store import Store, StoreError
 from squeezecore.wire import AssetChange, RepairBatch
 from support import flow_worlds as worlds
-from support.flow_stage import Fuse, Stage, check, on_stage, withheld
+from support.flow_stage import Fuse, FusedKeep, Stage, check, on_stage, withheld
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,44 @@ def test_late_prints_are_repaired(store: Store, made: worlds.World) -> None:
     check(store, made, worlds.events(made), messages)
     assert cvd.repaired > 0
     assert all(gap.state == "filled" for gap in store.gaps())
+
+
+class Refusing(FusedKeep):
+    """A store that takes its first writes only at the third try each."""
+
+    tries = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if not name.startswith("put") or name == "put_gaps":  # that is part of `put`
+            return found
+
+        def refusing(*args: Any) -> Any:
+            Refusing.tries += 1
+            if Refusing.tries < 20 and Refusing.tries % 3:
+                raise StoreError("the disk is full")
+            return found(*args)
+
+        return refusing
+
+
+def test_a_store_that_takes_nothing_for_a_while_is_waited_for(
+    store: Store, made: worlds.World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = withheld(worlds.events(made), np.random.default_rng(2), 0.02, 4.0)
+
+    async def main():
+        stage = Stage(store)
+        await stage.configure(made)
+        await stage.publish(stream)
+        assert await stage.live(keep=Refusing)
+        return stage.last, await stage.flow()
+
+    cvd, messages = on_stage(main())
+    check(store, made, worlds.events(made), messages)
+    assert Refusing.tries > 20
+    assert "the disk is full" in capsys.readouterr().out
+    assert cvd.last_error == ""  # it is over
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -283,13 +283,19 @@ class Cvd:
 
     async def _insist(self, write: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
         """Write, again until the store takes it: rows wait on the bus meanwhile, and nothing is lost."""
+        said = ""
         while True:
             try:
-                return await self._kit.in_thread(write, *values, **named)
+                done = await self._kit.in_thread(write, *values, **named)
             except StoreError as error:
                 if self.last_error != str(error):
                     self._complain(str(error))
+                said = self.last_error
                 await asyncio.sleep(STORE_RETRY_S)
+            else:
+                if said and self.last_error == said:
+                    self.last_error = ""
+                return done
 
     def _unstored_facts(self) -> bool:
         return any(self._unstored)
