@@ -19,6 +19,7 @@ from support.bus import NatsProcess
 from support.command import eventually
 from support.services import Service
 
+PRINTS = {"buy_volume": "buy_trades", "sell_volume": "sell_trades"}
 CONTENT = ("open", "high", "low", "close", "buy_volume", "sell_volume", "buy_usd_cents", "sell_usd_cents")
 
 
@@ -31,7 +32,10 @@ def truth(name: str, bars: Bars) -> dict[str, np.ndarray]:
     ]
     ts = np.concatenate([block.ts for block in made])
     at = np.searchsorted(ts, bars.ts)
-    return {column: np.concatenate([getattr(block, column) for block in made])[at] for column in CONTENT}
+    return {
+        column: np.concatenate([getattr(block, column) for block in made])[at]
+        for column in (*CONTENT, *PRINTS.values())
+    }
 
 
 def test_killed_on_the_way_every_second_comes_to_the_truth(tmp_path: Path, store: Store, store_home: Path) -> None:
@@ -108,8 +112,10 @@ def test_killed_on_the_way_every_second_comes_to_the_truth(tmp_path: Path, store
         assert bars.complete[covered:].all(), name
         expected = truth(name, bars)
         for column in CONTENT:
-            np.testing.assert_array_equal(
-                getattr(bars, column)[covered:], expected[column][covered:], f"{name} {column}"
-            )
+            off = np.abs(getattr(bars, column) - expected[column])[covered:]
+            # contracts become base units once an aggregate here, once a print in the simulator's bars
+            rounded = name.endswith("USD-PERP") and column in PRINTS
+            allowed = expected[PRINTS[column]][covered:] if rounded else 0
+            assert (off <= allowed).all(), (name, column, off.max())
     rows = store.read_rows("BTC", 0, 2**32 - 1)
     assert set(np.diff(rows.ts).tolist()) == {1}
