@@ -237,11 +237,12 @@ def test_scrolling_back_loads_what_the_screen_needs(live: Callable[..., Live]) -
     page, world = tried.page, tried.server.world
     hold(tried)
     page.wait_for_selector("#chart-score canvas")
-    world.seen.clear()
     day = START - 3 * 86_400
     until(page, "from => { squeezeflow.zoom(from, from + 86400); return squeezeflow.charts()[0].from === from; }", day)
     until(page, "from => squeezeflow.value('price', 'close', from + 43200) !== null", day)
-    steps = {int(found[1]) for path in world.seen if (found := re.search(r"/series\?.*step=(\d+)", path))}
+    asked = [re.search(r"/series\?from=(\d+)&to=(\d+)&step=(\d+)", path) for path in world.seen]
+    spans = [[int(number) for number in found.groups()] for found in asked if found]
+    steps = {step for first, last, step in spans if first < day + 86_400 and last > day}
     assert steps == {300}  # a day on some 1,200 px
     told = series_of("BTC", day + 36_000, day + 39_600, 300, world.ts)
     for at, close, low in zip(told["ts"], told["close"], told["low"], strict=True):
@@ -516,6 +517,8 @@ def test_a_pulled_plug_loses_no_second(live: Callable[..., Live], name: str) -> 
     tried = live(name, allowed=GONE)
     page, server = tried.page, tried.server
     until(page, "squeezeflow.seconds().received > 5")
+    if name:
+        drawn(page)
     server.pull()
     expect(page.locator(".line")).to_contain_text("reconnecting since")
     expect(page.locator(".line")).to_have_class(re.compile("lost"))
