@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ SILENT = 24  # borders before the first print: what a new connection tells first
 GOOD_S = 62  # after the first second, which is in doubt: the strategy wants a minute of whole ones
 SPEED_EVERY = 20  # borders between two looks at the machine's speed
 QUIET_S = 5  # everybody keeps up for so long before it counts
+RECONNECT_S = 20  # watched after a feed has another connection
+BEHIND_S_MAX = 60.0  # waited for at the end
 LATENCY_MS_MAX = 25.0
 SERVICES = ("cvd", "strategy", "executor")
 # A world of signals: every asset wants in; one may at a time, and leaves at the first step against it; all others are denied,
@@ -86,6 +89,7 @@ class Market:
             )
             for one in own:
                 self._feeds.setdefault((one.venue, one.section), []).append(one.id)
+        self.reconnected: set[str] = set()  # venues whose connection is another by now
         self._rng = np.random.default_rng(7)
         self._close = np.full(ASSETS, close)
 
@@ -113,7 +117,9 @@ class Market:
                 for config, close in zip(self.configs.values(), self._close, strict=True)
             ]
         promises = [
-            Watermark(venue=venue, feed=section, connection=1, exchange_ns=end_ns, alive=True)
+            Watermark(
+                venue=venue, feed=section, connection=1 + (venue in self.reconnected), exchange_ns=end_ns, alive=True
+            )
             for venue, section in self._feeds
         ]
         return batches, marks, promises
@@ -212,6 +218,8 @@ class Run(NamedTuple):
     stamps: dict[str, dict[str, dict[int, tuple[int, int, int]]]]  # service → what → second → count, begin, end
     cpu_s: dict[str, float]
     speeds: list[float]
+    zero_ns: int  # when the first border of `START` was told
+    reconnect_s: int  # from this second on, a feed of fifty instruments has another connection
 
 
 def live(stage: Stage, seconds: int = SECONDS) -> Run:
@@ -253,7 +261,8 @@ async def _tell_market(stage: Stage, place: Place, market: Market, seconds: int,
                     raise AssertionError((place.folder / f"{name}.log").read_text()[-1000:])
                 await asyncio.sleep(0.2)
         loop = asyncio.get_running_loop()
-        begun, number, kept_s, first_s, before = loop.time(), 0, 0, 0, {}
+        begun, number, kept_s, first_s, before, cpu_s = loop.time(), 0, 0, 0, {}, {}
+        zero_ns = time.monotonic_ns()
         speeds: list[float] = []
         while True:
             batches, marks, promises = market.border(number)
@@ -275,15 +284,22 @@ async def _tell_market(stage: Stage, place: Place, market: Market, seconds: int,
                 elif number > PRE_S_MAX * 4:
                     told = {name: place.status(name) for name in SERVICES}
                     raise AssertionError(f"the strategy was {now_s - decided} s behind after {PRE_S_MAX} s: {told}")
-            elif now_s >= first_s + seconds:
+            elif now_s == first_s + seconds:
+                cpu_s = {name: (_cpu(process) - before[name]) / seconds for name, process in watched.items()}
+                market.reconnected.add("v01")
+                stage.tell("the live loop, after a reconnect")
+            elif now_s >= first_s + seconds + RECONNECT_S:
                 break
-            else:
+            elif now_s < first_s + seconds:
                 stage.tell(f"the live loop, second {now_s - first_s} of {seconds}")
-        cpu_s = {name: (_cpu(process) - before[name]) / seconds for name, process in watched.items()}
-        await asyncio.sleep(2.0)
+        deadline = loop.time() + BEHIND_S_MAX
+        while int((await asyncio.to_thread(place.status, "strategy")).get("decided_ts", 0)) < now_s - 1:  # type: ignore[call-overload]
+            if loop.time() > deadline:
+                break
+            await asyncio.sleep(0.5)
         await bus.close()
     stamps = {name: _read(place.stamps(name)) for name in SERVICES}
-    return Run(first_s + 1, first_s + seconds - 1, stamps, cpu_s, speeds)
+    return Run(first_s + 1, first_s + seconds - 1, stamps, cpu_s, speeds, zero_ns, first_s + seconds)
 
 
 def _cpu(process: psutil.Process) -> float:
@@ -402,7 +418,24 @@ def latency(run: Run) -> list[Figure]:
             f"where nobody else wants the cores; processor time of each second's kernels: {_used(run, way)}",
         )
     )
-    return [*lines, *_beside(run, way)]
+    return [*lines, *_beside(run, way), _reconnect(run)]
+
+
+def _reconnect(run: Run) -> Figure:
+    """Tell how late rows are once a feed has another connection, and its seconds are made again."""
+    out = run.stamps["cvd"]["publish-RowBatch"]
+
+    def late(second: int) -> float:
+        return (_from(out, second)[2] - run.zero_ns) / 1e9 - (second + 1 - START)
+
+    usual = float(np.median([late(second) for second in range(run.first_s, run.last_s)]))
+    after = [late(n) - usual for n in range(run.reconnect_s, min(run.reconnect_s + RECONNECT_S, max(out)))]
+    repairs = sum(second >= run.reconnect_s - 2 for second in run.stamps["cvd"]["publish-RepairBatch"])
+    how = (
+        f"{ASSETS} instruments, {len(after)} seconds watched, rows of {repairs} seconds made again; until rows are "
+        "acknowledged, against the median second before"
+    )
+    return plain("rows late after a feed's reconnect, at worst", max(after, default=0.0) * 1e3, "ms", how)
 
 
 def _used(run: Run, way: Mapping[int, Step]) -> str:
