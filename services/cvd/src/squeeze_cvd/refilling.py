@@ -33,7 +33,10 @@ def refill(params: flow.BarParams, bars: Bars, late: Trades, prints: Trades, *, 
             cut(bars, at, at + 1), without
         ):  # not what it was made of: prints are missing, or some are in already
             more = made.buy_trades[0] + made.sell_trades[0] > bars.buy_trades[at] + bars.sell_trades[at]
-            if not (more and (forced or int(bars.version[at]) & REPAIRS)):
+            # Prints are recorded in the stream's order: where these late ones are, those of a repair before them are, too.
+            own = late.id[late.exchange_ns // SECOND_NS == second]
+            recorded = bool(np.isin(own[own >= 0], prints.id).all())
+            if not (more and (forced or (recorded and int(bars.version[at]) & REPAIRS))):
                 if forced:
                     continue  # less than what is stored: what was lost cannot be made again
                 return False
