@@ -534,7 +534,8 @@ def _trading_wrong(world: World, messages: Sequence[Any], whole: Features) -> st
     sent = [each.order.id for each in messages if isinstance(each, Sending)]
     if len(set(sent)) != len(sent) or set(sent) != set(world.venue_orders):
         return f"written down were {len(sent)} orders, {len(set(sent))} of them different, the venue has {len(world.venue_orders)}"
-    seen, _ = rows_as_seen(store, ASSET, 0, 2**33)  # type: ignore[arg-type]
+    first_s = next(each.ts for each in messages if isinstance(each, RowBatch))  # a repair may bring rows before it
+    seen, _ = rows_as_seen(store, ASSET, first_s, 2**33)  # type: ignore[arg-type]
     instruments = {ASSET: store.known[LINEAR]}
     until_s = world.running["executor"].settling.settled_ts - 3
     standings = _standings(messages)
