@@ -106,12 +106,12 @@ class Stage:
         await self.server.connect().publish_all(messages)
         flowstore.insert_trades(self.store, [each for each in messages if isinstance(each, TradeBatch)])
 
-    async def live(self, fuse: Fuse | None = None, keep: type[FusedKeep] = FusedKeep, **options: Any) -> bool:
+    async def live(self, fuse: Fuse | None = None, keep: type[FusedKeep] | None = None, **options: Any) -> bool:
         """Run until nothing is left to do; False if the fuse has ended it."""
         fuse = fuse or Fuse(None)
         bus = FusedBus(self.server.connect(), fuse)
         kit = Kit("cvd", None, bus, self.store)  # type: ignore[arg-type]
-        cvd = self.last = Cvd(kit, keep(self.store, self.code, fuse), **options)
+        cvd = self.last = Cvd(kit, (keep or FusedKeep)(self.store, self.code, fuse), **options)
         task = asyncio.create_task(cvd.run())
         idle_s = 0.0
         try:
