@@ -435,6 +435,19 @@ def test_an_executor_that_is_not_there_is_said_in_words(live: Callable[..., Live
     expect(page.locator('[aria-label="Fills"] tbody tr').first).to_be_visible()
 
 
+def test_what_is_held_is_never_shown_as_if_it_were_of_now(live: Callable[..., Live]) -> None:
+    tried = live("trading", allowed=GONE)
+    page, server = tried.page, tried.server
+    expect(page.locator(".limits tbody tr").first).to_be_visible()
+    server.pull()
+    expect(page.locator(".trading > .warning")).to_contain_text(
+        "Not of now, shown as it was: positions (the server does"
+    )
+    expect(page.locator('[aria-label="Positions"] tbody tr')).to_have_count(1)
+    server.plug()
+    expect(page.locator(".trading > .warning")).to_have_count(0, timeout=20_000)
+
+
 # --- data quality ---
 
 

@@ -12,7 +12,7 @@ import { DataTable, type Column } from "../components/table";
 import { ask, query, Refusal, send, setToken, words } from "./api";
 import { equitySpecs } from "./charts";
 import { hooks } from "./hooks";
-import { Absent, Dialog, dialog, known, lately, now, present, TokenFields, useAsked, useNow, Waiting } from "./shared";
+import { Absent, type Answer, Dialog, dialog, known, lately, now, present, TokenFields, useAsked, useNow, Waiting } from "./shared";
 import { useWatched, type Watched } from "./store";
 import { sideOf, type Fill, type Instrument, type Order, type Update } from "./types";
 
@@ -54,11 +54,14 @@ export function Trading(props: { account: Watched<string>; accounts: string[]; o
   const ofDay = (what: string): string | null => (since === null ? null : `${path}/${what}${query({ from: since, limit: 1_000 })}`);
   const positions = useAsked<Positions>(`${path}/positions`, EVERY_S);
   const limits = useAsked<Limits>(`${path}/limits`, EVERY_S);
-  const orders = useKept(useAsked<{ orders: Order[] }>(ofDay("orders"), EVERY_S));
-  const fills = useKept(useAsked<{ fills: Fill[] }>(ofDay("fills"), EVERY_S));
+  const orders = useKept(account, useAsked<{ orders: Order[] }>(ofDay("orders"), EVERY_S));
+  const fills = useKept(account, useAsked<{ fills: Fill[] }>(ofDay("fills"), EVERY_S));
   const [scales, setScales] = useState<Partial<Record<string, Instrument>>>({});
   useEffect(() => void known().then(setScales, () => undefined), []);
   const held = positions.value;
+  const stale = Object.entries({ positions, limits, orders, fills }).flatMap(([name, asked]) =>
+    asked.value !== null && asked.error !== null ? [`${name} (${words(asked.error)})`] : [],
+  );
   return (
     <section class="trading" aria-labelledby="trading-title">
       <div class="bar">
@@ -92,6 +95,11 @@ export function Trading(props: { account: Watched<string>; accounts: string[]; o
           </span>
         )}
       </div>
+      {stale.length > 0 && (
+        <p class="warning" role="alert">
+          Not of now, shown as it was: {stale.join(", ")}. It is asked again.
+        </p>
+      )}
       <Switches account={account} limits={limits.value} error={limits.error} again={limits.again} positions={held?.positions ?? null} refresh={() => {
         limits.again();
         positions.again();
@@ -156,11 +164,12 @@ export function Trading(props: { account: Watched<string>; accounts: string[]; o
   );
 }
 
-/** The last value, while the next question is under way: a path that changes each minute shall not blink. */
-function useKept<T>(asked: { value: T | null; error: unknown; again: () => void }): { value: T | null; error: unknown; again: () => void } {
-  const kept = useRef<T | null>(null);
-  if (asked.value !== null) kept.current = asked.value;
-  return asked.value === null && asked.error === null ? { ...asked, value: kept.current } : asked;
+/** The last value of the same thing, while the next question is under way: a path that changes each minute shall not blink. */
+function useKept<T>(of: string, asked: Answer<T>): Answer<T> {
+  const kept = useRef<{ of: string; value: T | null }>({ of, value: null });
+  if (kept.current.of !== of) kept.current = { of, value: null };
+  if (asked.value !== null) kept.current.value = asked.value;
+  return asked.value === null ? { ...asked, value: kept.current.value } : asked;
 }
 
 const POSITIONS: Column<Position>[] = [
@@ -205,7 +214,7 @@ const LIMIT_WORDS: Record<string, [label: string, kind: "share" | "usd" | "count
 
 function limitText(value: number | null, kind: string): string {
   if (kind === "share") return percent(value, 2);
-  if (kind === "usd") return `${compact(value)} USD`;
+  if (kind === "usd") return `${compact(value)}\u202fUSD`;
   if (kind === "factor") return value === null ? "–" : `${number(value, 2)} ×`;
   return number(value, value !== null && !Number.isInteger(value) ? 2 : 0);
 }
