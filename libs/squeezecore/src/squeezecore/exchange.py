@@ -48,8 +48,11 @@ from squeezecore.trading import (
     OrderKind,
     OrderState,
     OrderUpdate,
+    Payment,
     order_id,
 )
+
+__all__ = ["Payment"]  # of `trading`; everything else here is to be had by its name
 
 CARRY_S_MAX = 60  # seconds an opening market order waits for volume
 DEAL_MAX = 2**60  # what the kernel of `fill` may be told
@@ -81,14 +84,6 @@ class FundingEvent(NamedTuple):
     instrument: str
     event_ts: int  # s, UTC
     rate: int
-
-
-class Payment(NamedTuple):
-    """Funding that moved."""
-
-    instrument: str
-    ts: int
-    received_usd_e8: int  # negative: we paid
 
 
 class Settled(NamedTuple):

@@ -14,38 +14,9 @@ from typing import Any
 import msgspec
 
 from squeezecore.ledger import Drawdown
-from squeezecore.trading import USD_E8, Direction
+from squeezecore.trading import USD_E8, Direction, Trade
 
-
-class Trade(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One entry with its exit. `pnl = exit - entry (signed by direction) - fees + funding`, to the last 1e-8 USD."""
-
-    asset: str
-    instrument: str
-    direction: Direction
-    tier: int  # 1..3
-    score_milli: int  # at the decision to enter
-    decided_ts: int  # s, the second after whose close the entry was decided
-    entry_ts: int  # s, first entry fill
-    exit_ts: int  # s, last exit fill
-    entry_order_id: str
-    exit_order_id: str  # of the last exit fill
-    qty: int  # bought or sold in all, qty scale
-    entry_price: int  # mean, price scale, rounded half away from zero
-    exit_price: int
-    entry_usd_e8: int  # notional of the entry fills
-    exit_usd_e8: int
-    fees_usd_e8: int  # paid
-    slippage_usd_e8: int  # paid; already inside the prices
-    funding_usd_e8: int  # received; negative: paid
-    pnl_usd_e8: int
-    level: int  # the structure's border frozen at entry, price scale; 0 = none
-    reason: str  # an ExitReason
-
-    @property
-    def hold_s(self) -> int:
-        """Seconds from the first entry fill to the last exit fill."""
-        return self.exit_ts - self.entry_ts
+__all__ = ["Trade"]  # of `trading`; everything else here is to be had by its name
 
 
 class DayFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

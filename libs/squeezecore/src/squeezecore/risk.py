@@ -11,7 +11,6 @@ second that was seen last.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -22,30 +21,10 @@ from squeezecore.ledger import notional_usd_e8
 from squeezecore.market import DAY_S, Instrument, Side
 from squeezecore.schedules import grid_of
 from squeezecore.spec import Limits
+from squeezecore.standing import Holding, Pending, TradingState
 from squeezecore.trading import USD_E8, Order, OrderKind, OrderState, OrderUpdate
 
-
-class TradingState(enum.StrEnum):
-    """`REDUCING` and `HALTED` let exits through and nothing else; they differ in who may lift them."""
-
-    ACTIVE = "active"
-    REDUCING = "reducing"
-    HALTED = "halted"
-
-
-class Holding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A position as risk sees it."""
-
-    asset: str
-    instrument: str
-    qty: int  # qty scale, signed
-
-
-class Pending(NamedTuple):
-    """An open order and what of it may still fill."""
-
-    order: Order
-    remaining: int  # qty scale
+__all__ = ["Holding", "Pending", "TradingState"]  # of `standing`; everything else here is to be had by its name
 
 
 class Book(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from typing import NamedTuple
 
 import msgspec
 
@@ -174,3 +175,42 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     order_id: str = ""
     inputs: dict[str, float] = {}  # further inputs by name, units in the names
     params_hash: str = ""
+
+
+class Payment(NamedTuple):
+    """Funding that moved."""
+
+    instrument: str
+    ts: int
+    received_usd_e8: int  # negative: we paid
+
+
+class Trade(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry with its exit. `pnl = exit - entry (signed by direction) - fees + funding`, to the last 1e-8 USD."""
+
+    asset: str
+    instrument: str
+    direction: Direction
+    tier: int  # 1..3
+    score_milli: int  # at the decision to enter
+    decided_ts: int  # s, the second after whose close the entry was decided
+    entry_ts: int  # s, first entry fill
+    exit_ts: int  # s, last exit fill
+    entry_order_id: str
+    exit_order_id: str  # of the last exit fill
+    qty: int  # bought or sold in all, qty scale
+    entry_price: int  # mean, price scale, rounded half away from zero
+    exit_price: int
+    entry_usd_e8: int  # notional of the entry fills
+    exit_usd_e8: int
+    fees_usd_e8: int  # paid
+    slippage_usd_e8: int  # paid; already inside the prices
+    funding_usd_e8: int  # received; negative: paid
+    pnl_usd_e8: int
+    level: int  # the structure's border frozen at entry, price scale; 0 = none
+    reason: str  # an ExitReason
+
+    @property
+    def hold_s(self) -> int:
+        """Seconds from the first entry fill to the last exit fill."""
+        return self.exit_ts - self.entry_ts

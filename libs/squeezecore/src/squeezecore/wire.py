@@ -30,8 +30,8 @@ import numpy as np
 
 from squeezecore.errors import ParseError, UsageError
 from squeezecore.market import Block, Rows, Trades, Watermark, dtypes
-from squeezecore.risk import Holding, Pending, TradingState
 from squeezecore.spec import AssetConfig, digest
+from squeezecore.standing import Holding, Pending, TradingState
 from squeezecore.trading import Decision, Fill, Order, OrderUpdate, Signal
 
 SCHEMA = 1

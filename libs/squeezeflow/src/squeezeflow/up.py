@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import msgspec
@@ -26,13 +26,15 @@ import numpy as np
 
 from squeezecore.adapters import bus, embedded, embedded_nats, operations, supervisor
 from squeezecore.adapters.assets import load_assets
-from squeezecore.adapters.loopback_replay import Contents, Recorded
 from squeezecore.adapters.store import Store
 from squeezecore.errors import SqueezeError, UsageError
 from squeezecore.market import DAY_S, cut
 from squeezecore.spec import AssetConfig, canonical, day_start_s, nearest
 from squeezeflow.board import Board
 from squeezeflow.keeping import ASK_S_MAX, Child, Log, Program, Sight
+
+if TYPE_CHECKING:
+    from squeezecore.adapters.loopback_replay import Contents
 
 SERVICES = ("ingest", "openinterest", "cvd", "strategy", "executor", "reporting")  # in the order of the data
 FIRST = ("venue", "ingest", "openinterest", "reporting")  # the others want the history to be there
@@ -306,7 +308,7 @@ class _Up:
         assert self._store is not None
         await asyncio.to_thread(claim, self._store, request.source)
         if request.source.kind == "replay" and self._given is None:
-            self._recording = await asyncio.to_thread(lambda: Recorded(Path(request.source.of)).contents())
+            self._recording = await asyncio.to_thread(_contents, Path(request.source.of))
         await self._put_assets()
         programs = self._programs() if self._given is None else list(self._given)
         logs = request.home / "run" / "logs"
@@ -544,6 +546,13 @@ def _venue_start(request: Request) -> int:
     """Return the second at which a simulated venue begins to speak: now, or yesterday's midnight where it hurries."""
     now = int(dt.datetime.now(dt.UTC).timestamp())  # noqa: TID251 - the start of a process, not of a computation
     return now if request.speed == "1" else now // DAY_S * DAY_S - DAY_S
+
+
+def _contents(folder: Path) -> Contents:
+    """Look into a recording."""
+    from squeezecore.adapters.loopback_replay import Recorded  # noqa: PLC0415 - compiles on first use
+
+    return Recorded(folder).contents()
 
 
 def recorded_assets(

@@ -48,9 +48,8 @@ from squeezecore.market import (
     Rows,
     cut,
 )
-from squeezecore.report import Trade
 from squeezecore.spec import canonical, day_start_s
-from squeezecore.trading import Decision
+from squeezecore.trading import Decision, Trade
 
 __all__ = ["BacktestDay", "BacktestRun", "DayCoverage", "ImportRecord", "Store", "StoreError", "TableSize"]
 

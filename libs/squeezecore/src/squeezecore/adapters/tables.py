@@ -11,10 +11,8 @@ from typing import Any
 
 import msgspec
 
-from squeezecore.exchange import Payment
 from squeezecore.market import Rows
-from squeezecore.report import Trade
-from squeezecore.trading import Fill, Order, OrderUpdate, Signal
+from squeezecore.trading import Fill, Order, OrderUpdate, Payment, Signal, Trade
 
 ROLLUPS = {"bars_1m": 60, "bars_5m": 300, "bars_1h": 3600}  # table → seconds a bar
 
