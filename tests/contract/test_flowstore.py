@@ -82,6 +82,18 @@ def test_seconds_of_many_are_those_of_each(store: Store) -> None:
     flowstore.insert_rows(store, {})
 
 
+def test_many_instruments_are_read_as_each_is(store: Store) -> None:
+    names = [f"v{n}:A-USDT" for n in range(5)]
+    for n, name in enumerate(names[1:]):  # the first has none
+        store.insert_bars(name, random_bars(n, 300, 1_767_229_200))
+    for start_s, end_s in ((0, 2**32 - 1), (1_767_229_300, 1_767_229_400), (5, 5)):
+        for asked in (names, names[::-1], names[2:3], []):
+            found = flowstore.read_bars(store, asked, start_s, end_s)
+            assert list(found) == asked
+            for name in asked:
+                assert_equal(store.read_bars(name, start_s, end_s), found[name])
+
+
 def test_a_block_may_say_a_name_more_than_once(store: Store) -> None:
     bars, rows = random_bars(1, 60, START), random_rows(1, 60, START)
     index = np.arange(60) % 3

@@ -242,6 +242,9 @@ class MemoryKeep(Keep):
     def put_bars(self, name: str, bars: Bars, _until_s: int) -> None:
         self.memory.insert_bars(name, bars)
 
+    def bars_of(self, names: Sequence[str], start_s: int, end_s: int) -> dict[str, Bars]:
+        return {name: self.bars(name, start_s, end_s) for name in names}
+
     def put_published(self, batch: RowBatch) -> None:
         for at, asset in enumerate(batch.assets):
             self.memory.insert_published(asset, Rows(*(column[at : at + 1] for column in batch.rows)))

@@ -124,6 +124,10 @@ class Keep:
         """Return an instrument's seconds."""
         return self.store.read_bars(name, start_s, end_s)
 
+    def bars_of(self, names: Sequence[str], start_s: int, end_s: int) -> dict[str, Bars]:
+        """Return several instruments' seconds."""
+        return flowstore.read_bars(self.store, names, start_s, end_s)
+
     def rows(self, asset: str, start_s: int, end_s: int) -> Rows:
         """Return an asset's seconds."""
         return self.store.read_rows(asset, start_s, end_s)
@@ -215,7 +219,7 @@ class Keep:
     ) -> tuple[flow.RowState, Rows]:
         if end_s <= start_s:
             return state, empty(Rows)
-        bars = {name: self.bars(name, start_s, end_s) for name in params.instruments}
+        bars = self.bars_of(params.instruments, start_s, end_s)
         facts = self.known(params.instruments[params.traded], max(0, start_s - params.age_s_max - 1), end_s)
         interest, funding = facts.open_interest, facts.funding
         return flow.scan_rows(

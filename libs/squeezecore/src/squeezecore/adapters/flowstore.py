@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 from squeezecore.adapters.store import TS_MAX, Store
 from squeezecore.adapters.tables import CLOCK_COLUMNS, ROLLUPS, TABLES
 from squeezecore.errors import UsageError
-from squeezecore.market import DAY_S, Bars, Block, FundingSeries, MarkSeries, OpenInterestSeries, Rows, Trades, dtypes
+from squeezecore.market import (
+    DAY_S,
+    Bars,
+    Block,
+    FundingSeries,
+    MarkSeries,
+    OpenInterestSeries,
+    Rows,
+    Trades,
+    cut,
+    dtypes,
+)
 from squeezecore.spec import AssetConfig, canonical
 from squeezecore.wire import AssetChange, TradeBatch
 
@@ -115,6 +126,27 @@ def insert_bar_block(store: Store, names: Sequence[str], index: NDArray[Any], ba
     has_ids = first >= 0
     columns["id_span"] = np.where(has_ids, last.view(np.uint64) - first.view(np.uint64) + np.uint64(1), np.uint64(0))
     _insert_by_day(store, "bars_1s", "instrument", names, index, columns)
+
+
+def read_bars(store: Store, names: Sequence[str], start_s: int, end_s: int) -> dict[str, Bars]:
+    """Return the seconds of `[start_s, end_s)` of several instruments, ascending: one question, not one for each."""
+    plain = [name for name in Bars._fields if name not in {"first_id", "last_id"}]
+    table = store.query(
+        f"SELECT indexOf({{names:Array(String)}}, toString(instrument)) AS at, {', '.join(plain)}, last_id, id_span "
+        "FROM bars_1s FINAL WHERE instrument IN {names:Array(String)} "
+        "AND ts >= toDateTime({start:UInt32}, 'UTC') AND ts < toDateTime({end:UInt32}, 'UTC') ORDER BY at, ts",
+        {"names": list(names), "start": _clock(start_s), "end": _clock(end_s)},
+    )
+    last, span = (table[name].to_numpy() for name in ("last_id", "id_span"))
+    first = (last.view(np.uint64) - span + np.uint64(1)).view(np.int64)
+    ids = {"first_id": np.where(span > 0, first, -1), "last_id": np.where(span > 0, last, -1)}
+    columns = {name: table[name].to_numpy().astype(dtype) for name, dtype in dtypes(Bars).items() if name not in ids}
+    whole = Bars(**columns, **ids)
+    cuts = np.searchsorted(table["at"].to_numpy(), np.arange(1, len(names) + 2))
+    return {
+        name: cut(whole, low, high)
+        for name, low, high in zip(names, cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
+    }
 
 
 def insert_rows(store: Store, parts: Mapping[str, Rows]) -> None:
