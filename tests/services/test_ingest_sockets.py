@@ -245,10 +245,10 @@ def test_what_is_not_there_is_said_with_its_address(tmp_path: Path):
     asyncio.run(ask())
     places = Places(tmp_path / "endpoints.json")
     with pytest.raises(LinkError, match="is the venue started"):
-        places.websocket("binance", "spot")("wss://x")
-    (tmp_path / "endpoints.json").write_text('{"binance": {"spot": {"websocket": "ws://y", "rest": ""}}}')
-    assert places.websocket("binance", "spot")("wss://x") == "ws://y"
-    assert places.websocket("binance", "linear")("wss://x") == "wss://x"
+        places.websocket("binance", "spot")("wss://host/x")
+    (tmp_path / "endpoints.json").write_text('{"binance": {"spot": {"websocket": "ws://host/y", "rest": ""}}}')
+    assert places.websocket("binance", "spot")("wss://host/x") == "ws://host/y"
+    assert places.websocket("binance", "linear")("wss://host/x") == "wss://host/x"
     (tmp_path / "endpoints.json").write_text('{"binance": 7}')
     with pytest.raises(LinkError, match="cannot be read"):
-        places.websocket("binance", "spot")("wss://x")
+        places.websocket("binance", "spot")("wss://host/x")
