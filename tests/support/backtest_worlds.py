@@ -39,9 +39,7 @@ class World(NamedTuple):
         first, end = np.searchsorted(self.rows[asset].ts, [start_s, end_s])
         return cut(self.rows[asset], int(first), int(end))
 
-    def run(
-        self, *, every_second: bool = False, days: int | None = None
-    ) -> tuple[Result | None, list[DayResult]]:
+    def run(self, *, every_second: bool = False, days: int | None = None) -> tuple[Result | None, list[DayResult]]:
         """Fold the world; with `days` only its first ones, unfinished."""
         fold = Fold(self.spec, INSTRUMENTS, self.funding, "test", every_second=every_second)
         results = [fold.add_day(day, self.scans.get(day, {}), self.read) for day in self.spec.days()[:days]]
