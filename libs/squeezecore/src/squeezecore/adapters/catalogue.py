@@ -97,10 +97,12 @@ async def instrument(kit: Kit, name: str, lists: Lists) -> Instrument:
     made = stored.get(name)
     if made is None:
         made = await _listed(name, lists)
-    made = await declare(kit.bus, made)
-    if store is not None and made != stored.get(name):
-        await kit.in_thread(store.put_instrument, made)
-    return made
+        if store is not None:  # before the entry is there: who finds one counts on the store
+            await kit.in_thread(store.put_instrument, made)
+    entry = await declare(kit.bus, made)
+    if store is not None and entry != made:
+        await kit.in_thread(store.put_instrument, entry)
+    return entry
 
 
 async def _listed(name: str, lists: Lists) -> Instrument:
