@@ -413,7 +413,7 @@ class _Up:
             settings["SQUEEZE_TRADE_STREAM"] = "trade" if self._recording.single else "aggtrade"
         if name == "ingest" and request.record is not None:
             settings["SQUEEZE_RECORD"] = str(request.record.expanduser().absolute())
-        if name in {"strategy", "executor"}:
+        if name in {"strategy", "executor", "reporting"}:
             settings["SQUEEZE_ACCOUNT"] = request.account
         if name == "executor":
             settings["SQUEEZE_CAPITAL_USD"] = str(request.capital_usd)
