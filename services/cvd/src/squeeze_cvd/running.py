@@ -37,7 +37,9 @@ BEHIND_MAX = 8  # pulls whose effects are not stored yet; then nothing more is p
 SNAPSHOT_S = 1.0  # loop time between two snapshots at least
 SNAPSHOT_BYTES_S = 1_000_000  # a larger state is stored less often: so many bytes a second
 STORE_RETRY_S = 1.0  # a full disk may get room again
-REMAKES = 4  # repairs between two pulls
+REMAKE_SHARE = (
+    0.2  # of the time may go into repairs: after a reconnect there are many, and new seconds must not wait for them
+)
 REMAKE_S = 1.0  # until a repair whose prints are not recorded yet is tried again
 REMAKE_S_MAX = 60.0  # after that it is done with what there is
 STALE_S = 12  # without a watermark for so long while others go on, or without any message: ingest is dead
@@ -86,6 +88,7 @@ class Cvd:
         self._heard_s = -1.0  # when the last message came, loop time
         self._hurry = False  # rows are out and not stored
         self._store_s = -STORE_S
+        self._remake_from_s = 0.0  # of the event loop: the next repair may begin
         self._tried: dict[str, tuple[float, float]] = {}  # remake → when it was first and last tried
 
     async def run(self) -> None:
@@ -316,17 +319,21 @@ class Cvd:
     # -- repairs -------------------------------------------------------------------------------------------------------
 
     async def _remake(self, reader: Reader) -> None:
-        """Make a few late or proved seconds again; what is not possible yet is tried later."""
-        now_s = asyncio.get_running_loop().time()
+        """Make some late or proved seconds again; what is not possible yet is tried later."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        if now_s < self._remake_from_s:
+            return
         due = [name for name in self.flow.due() if now_s >= self._tried.get(name, (0.0, -REMAKE_S))[1] + REMAKE_S]
         if due:
             await self._store(reader, all_of_it=True)  # what is made again is what is stored
-        for name in due[:REMAKES]:
+        for name in due[:1]:
             first_s = self._tried.get(name, (now_s, 0.0))[0]
             if await self._remake_one(name, forced=now_s >= first_s + REMAKE_S_MAX):
                 self._tried.pop(name, None)
             else:
                 self._tried[name] = (first_s, now_s)
+        self._remake_from_s = loop.time() + (loop.time() - now_s) * (1 / REMAKE_SHARE - 1)
 
     async def _remake_one(self, name: str, *, forced: bool) -> bool:
         """Bars first, then the rows they are part of: said, then stored. False: prints are not recorded yet."""
