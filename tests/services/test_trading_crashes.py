@@ -47,7 +47,6 @@ def live(seed: int, ends: int, *, seconds: int = 200, assets: tuple[str, ...] = 
     return wrong
 
 
-@pytest.mark.slow  # a schedule may stand still in virtual time; being looked into
 @pytest.mark.parametrize("first", range(0, SCHEDULES, CHUNK))
 def test_ends_at_any_effect_change_nothing(first: int):
     found = {seed: wrong for seed in range(first, first + CHUNK) if (wrong := live(seed, 3))}

@@ -196,9 +196,10 @@ class Stage:
     async def live(self, rng: np.random.Generator | None = None, ends: int = 0, until_ts: int = 0) -> None:
         """Run both until all rows are settled, each ended `ends` times at a random effect and started again."""
         left = {"strategy": ends, "executor": ends}
+        over = False
 
         async def keep_running(what: str) -> None:
-            while True:
+            while not over:  # a group of tasks that fails while it is cancelled tells of the failure alone
                 fuse = Fuse(None)
                 if rng is not None and left[what]:
                     fuse = Fuse(int(rng.integers(0, 120)), after=bool(rng.random() < 0.5))
@@ -220,6 +221,7 @@ class Stage:
         tasks = [asyncio.create_task(one) for one in (keep_running("strategy"), keep_running("executor"))]
         watch = asyncio.create_task(settled())
         done, _ = await asyncio.wait([*tasks, watch], return_when=asyncio.FIRST_COMPLETED)
+        over = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
