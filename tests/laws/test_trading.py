@@ -149,8 +149,9 @@ def test_a_day_begins_with_the_groups_of_assets_that_the_backtest_finds(seed: in
     rows, scans = {}, {}
     for asset in spec.assets:
         ts = day_start_s(START) + np.arange(3 * 144) * 600 + 599  # a row each ten minutes, some missing
-        ts, moves = ts[kept := rng.random(len(ts)) < 0.9], common[kept] + 0.1 * rng.standard_normal(int(kept.sum()))
-        close = np.rint(60_000_000 * np.exp(np.cumsum(moves) * 1e-3)).astype(np.int64)
+        path = np.cumsum(common + 0.1 * rng.standard_normal(len(ts)))  # a missing row hides a price, not a move
+        kept = rng.random(len(ts)) < 0.9
+        ts, close = ts[kept], np.rint(60_000_000 * np.exp(path[kept] * 1e-3)).astype(np.int64)
         zero = np.zeros(len(ts), np.int64)
         rows[asset] = Rows(*(ts if name == "ts" else close for name in Rows._fields))._replace(
             spot_delta=zero, perp_delta=zero, quality_ppm=zero

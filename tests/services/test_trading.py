@@ -128,6 +128,9 @@ def check(stage: Stage, day: Simulated, end_s: int) -> None:
         assert theirs
 
     store = stage.store
+    said = [one for result in results for one in result.decisions if one.ts < end_s]
+    # the executor may be through before the strategy has stored its last word
+    assert eventually(lambda: len(store.decisions("live:paper", None, start_s, end_s)) >= len(said))
     same(store.decisions("live:paper", None, start_s, end_s), "decisions")
     same(tradestore.orders(store, "paper", start_s, end_s), "orders", "decided_ts")
     same(tradestore.updates(store, "paper", start_s, end_s), "updates")
