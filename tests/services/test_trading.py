@@ -276,8 +276,7 @@ def test_answers_over_http(stage: Stage, market: Simulated) -> None:
     stage.publish(short, batches_of({asset: cut(rows, 7_000, 7_100) for asset, rows in market.rows.items()}))
     stage.until_settled(executor, end_s + 90)
     assert executor.get("/v1/positions").json() == []  # what was held has been left
-    reasons = {one["reason"] for one in executor.get("/v1/orders").json()["orders"]}
-    assert "hard_risk" in reasons
+    executor.until(lambda: "hard_risk" in {one["reason"] for one in executor.get("/v1/orders").json()["orders"]})
     parameters(strategy, stage, market, bearer)
 
 
