@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from squeezecore import wire
@@ -143,12 +144,23 @@ def test_a_start_killed_at_any_moment_leaves_a_home_that_starts(home: Path, part
     wait_for(
         lambda: path.exists() and (seen != "ports" or any(path.iterdir()) or (path.parent / "server.json").exists())
     )
-    for pid in [starter.pid, *keepers(home)]:
+    killed = keepers(home)
+    for pid in [starter.pid, *killed]:
         os.kill(pid, signal.SIGKILL)
     starter.communicate()
+    for pid in killed:
+        wait_for(lambda gone=pid: has_ended(gone))
     with embedded_nats.open_nats(home) as server:
         assert publish(server.url, 0, 3).messages == 3
         assert len(servers(home)) == 1
+
+
+def has_ended(pid: int) -> bool:
+    """Say whether a killed process has given up its locks; where nobody reaps orphans it stays as a zombie."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def commands(word: str, home: Path) -> list[int]:
