@@ -9,7 +9,7 @@ import pytest
 
 from squeeze_ingest import feed as feed_module
 from squeeze_ingest import lines
-from squeeze_ingest.rest import Answer
+from squeezecore.adapters.asking import Answer
 from squeezecore.adapters.loopback import source_of
 from squeezecore.adapters.loopback_source import Source
 from squeezecore.market import TradeFlag

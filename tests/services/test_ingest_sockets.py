@@ -13,8 +13,7 @@ from picows import WSListener, WSMsgType, ws_create_server
 
 from squeeze_ingest.fleet import Fleet
 from squeeze_ingest.links import Link, LinkError, connector
-from squeeze_ingest.places import Places
-from squeeze_ingest.rest import RestError, fetcher
+from squeezecore.adapters.asking import AskError, Places, fetcher
 from squeezecore.adapters.clock import SYSTEM
 from squeezecore.adapters.loopback import MAX, Loopback, Options, serve, source_of, write_endpoints
 from squeezecore.adapters.loopback_sockets import LIMITS
@@ -239,16 +238,16 @@ def test_what_is_not_there_is_said_with_its_address(tmp_path: Path):
         with pytest.raises(LinkError, match=re.escape("ws://127.0.0.1:1/ could not be reached")):
             await connector(SYSTEM)("ws://127.0.0.1:1/", Ear())
         async with httpx.AsyncClient(trust_env=False) as client:
-            with pytest.raises(RestError, match=re.escape("http://127.0.0.1:1/x could not be asked")):
+            with pytest.raises(AskError, match=re.escape("http://127.0.0.1:1/x could not be asked")):
                 await fetcher(client)("http://127.0.0.1:1/x")
 
     asyncio.run(ask())
     places = Places(tmp_path / "endpoints.json")
-    with pytest.raises(LinkError, match="is the venue started"):
+    with pytest.raises(AskError, match="is the venue started"):
         places.websocket("binance", "spot")("wss://host/x")
     (tmp_path / "endpoints.json").write_text('{"binance": {"spot": {"websocket": "ws://host/y", "rest": ""}}}')
     assert places.websocket("binance", "spot")("wss://host/x") == "ws://host/y"
     assert places.websocket("binance", "linear")("wss://host/x") == "wss://host/x"
     (tmp_path / "endpoints.json").write_text('{"binance": 7}')
-    with pytest.raises(LinkError, match="cannot be read"):
+    with pytest.raises(AskError, match="cannot be read"):
         places.websocket("binance", "spot")("wss://host/x")

@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 
-from squeeze_openinterest.desk import Answer, FetchError, Params
+from squeeze_openinterest.desk import Params
 from squeeze_openinterest.polling import Past
+from squeezecore.adapters.asking import Answer, AskError
 from squeezecore.venues import binance
 from squeezecore.wire import FundingFact, InterestFact, MarkFact
 from support import virtual
@@ -129,7 +130,7 @@ async def test_a_section_that_is_down_is_left_alone_longer_and_longer_and_the_ot
     last_s = 60 + START_S
 
     def refuse():
-        raise FetchError("http://localhost/inverse could not be asked (connection refused)")
+        raise AskError("http://localhost/inverse could not be asked (connection refused)")
 
     bed.venue.faults["inverse"] = refuse
     await asyncio.sleep(600)
@@ -153,7 +154,7 @@ async def test_a_section_that_is_down_is_left_alone_longer_and_longer_and_the_ot
 async def test_a_rate_limit_is_obeyed_to_the_second(bed):
     await begin(bed, PERP, ETH, COIN)
     await asyncio.sleep(61)
-    bed.venue.faults["linear"] = lambda: Answer(429, b"", "97")
+    bed.venue.faults["linear"] = lambda: Answer(429, b"", {"retry-after": "97"})
     await asyncio.sleep(20)
     first = next(when for when, section, _ in bed.venue.asked if section == "linear" and when >= START_S + 61)
     del bed.venue.faults["linear"]
@@ -341,7 +342,7 @@ async def test_a_value_that_comes_every_five_minutes_is_published_once_and_says_
     assert bed.poller.facts.summary("BTC", START_S + 3_000).all.missing == ()  # it was confirmed since
 
     def refuse():
-        raise FetchError("away")
+        raise AskError("away")
 
     bed.venue.faults["linear"] = refuse
     await asyncio.sleep(1_500)

@@ -22,15 +22,15 @@ from squeeze_ingest import feed as feed_module
 from squeeze_ingest.app import Ingest
 from squeeze_ingest.app import Settings as IngestSettings
 from squeeze_ingest.fleet import Fleet
-from squeeze_ingest.places import Places
 from squeeze_ingest.recorder import Recorder
-from squeeze_openinterest.desk import Answer, FetchError, Params
+from squeeze_openinterest.desk import Params
 from squeeze_openinterest.polling import Past
 from squeeze_openinterest.watching import Poller
 from squeeze_strategy.deciding import Strategy
 from squeezecore import desk, flow, squeeze
 from squeezecore.adapters import parity_trading
 from squeezecore.adapters.accounts import Plan, plan_key
+from squeezecore.adapters.asking import Answer, AskError, Places
 from squeezecore.adapters.bus import BusError, Fenced
 from squeezecore.adapters.loopback import source_of
 from squeezecore.adapters.loopback_source import Query
@@ -177,8 +177,8 @@ class Jittery(Exchange):
         try:
             found = await self.fetch(url)
         except Exception as error:
-            raise FetchError(str(error)) from error
-        return Answer(found.status, found.body, found.headers.get("retry-after"))
+            raise AskError(str(error)) from error
+        return Answer(found.status, found.body, {name.lower(): value for name, value in found.headers.items()})
 
 
 class _Counts:

@@ -11,8 +11,7 @@ import numpy as np
 from squeeze_ingest.app import Settings
 from squeeze_ingest.fleet import Fleet
 from squeeze_ingest.links import Connect, Ear, LinkError
-from squeeze_ingest.places import Places
-from squeeze_ingest.rest import Answer, Fetch, RestError
+from squeezecore.adapters.asking import Answer, AskError, Fetch, Places
 from squeezecore.adapters.bus import Bus
 from squeezecore.adapters.loopback_faults import Trouble, parse_faults
 from squeezecore.adapters.loopback_rest import Rest
@@ -77,7 +76,7 @@ class Exchange:
         await asyncio.sleep(0.02)
         self.asked.append(url)
         if not self.online or self.random.random() < self.faults.rest_failing:
-            raise RestError(f"{url} could not be asked (refused)")
+            raise AskError(f"{url} could not be asked (refused)")
         if self.answers:
             return self.answers.pop(0)
         found = self._rest.answer("/" + url.split("/", 3)[3])

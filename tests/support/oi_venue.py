@@ -10,10 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import structlog
 
-from squeeze_openinterest.desk import Answer, Params
+from squeeze_openinterest.desk import Params
 from squeeze_openinterest.polling import Past
 from squeeze_openinterest.watching import Poller
 from squeezecore.adapters import catalogue
+from squeezecore.adapters.asking import Answer
 from squeezecore.adapters.membus import MemServer
 from squeezecore.market import FundingSeries, Instrument, OpenInterestSeries, empty
 from squeezecore.spec import AssetConfig, MarketConfig, canonical

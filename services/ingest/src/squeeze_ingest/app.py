@@ -17,10 +17,9 @@ from pydantic import Field
 from squeeze_ingest.feed import Feed
 from squeeze_ingest.fleet import Fleet
 from squeeze_ingest.links import Connect, connector
-from squeeze_ingest.places import Places
 from squeeze_ingest.recorder import Recorder
-from squeeze_ingest.rest import Fetch, fetcher
 from squeeze_ingest.tapping import Tap
+from squeezecore.adapters.asking import Fetch, Places, fetcher
 from squeezecore.adapters.service import Kit, Part, ServiceSettings, writer
 from squeezecore.errors import SqueezeError
 from squeezecore.venues import Feed as Stream

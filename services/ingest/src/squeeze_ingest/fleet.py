@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,9 +12,9 @@ import numpy as np
 
 from squeeze_ingest.feed import Feed, Ports
 from squeeze_ingest.links import Connect
-from squeeze_ingest.places import Places
-from squeeze_ingest.rest import Desk, Fetch
+from squeeze_ingest.rest import Desk
 from squeezecore.adapters import catalogue
+from squeezecore.adapters.asking import Fetch, Places
 from squeezecore.adapters.service import Kit
 from squeezecore.errors import ParseError, SqueezeError
 from squeezecore.market import Instrument
@@ -149,7 +150,9 @@ class Fleet:
     def _desk(self, place: tuple[str, str]) -> Desk:
         if place not in self._desks:
             section = venue(place[0]).SECTIONS[place[1]]
-            self._desks[place] = Desk(section, self._places.rest(place[0], section), self._fetch, self._kit.clock)
+            self._desks[place] = Desk(
+                section, partial(self._places.rest, place[0], section), self._fetch, self._kit.clock
+            )
         return self._desks[place]
 
     def _ports(self, place: tuple[str, str]) -> Ports:

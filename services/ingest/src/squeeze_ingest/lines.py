@@ -15,6 +15,7 @@ import numpy as np
 
 from squeeze_ingest.links import Connect, Link, LinkError
 from squeeze_ingest.promises import GRACE_NS, Skew, promise_ns
+from squeezecore.adapters.asking import AskError
 from squeezecore.market import Instrument
 from squeezecore.venues import Control, Parsed, Section, Venue
 from squeezecore.venues import Feed as Stream
@@ -282,7 +283,7 @@ class Line:
             self.up_s = None
             try:
                 await self._hold()
-            except LinkError as error:
+            except AskError as error:
                 self.host.failed(self, str(error))
             lived_s = 0.0 if self.up_s is None else self._loop.time() - self.up_s
             self.up_s = None
@@ -317,7 +318,7 @@ class Line:
                     renew_s = self._loop.time() + RENEW_S
                     try:
                         fresh = await self._open()
-                    except LinkError as error:
+                    except AskError as error:
                         self.host.failed(self, f"its replacement failed, the old connection goes on: {error}")
                         continue
                     self._leave(ear, link)

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import picows
 
+from squeezecore.adapters.asking import AskError
 from squeezecore.adapters.clock import Clock
-from squeezecore.errors import SqueezeError
 
 CONNECT_S_MAX = 10.0
 FRAME_BYTES_MAX = 4 << 20
@@ -26,7 +26,7 @@ _QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
 
 
-class LinkError(SqueezeError):
+class LinkError(AskError):
     """A connection could not be opened, or was lost; the message says why."""
 
 

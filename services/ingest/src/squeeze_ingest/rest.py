@@ -8,59 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import httpx
 
+from squeezecore.adapters.asking import AskError, Fetch
 from squeezecore.adapters.clock import Clock
-from squeezecore.errors import SqueezeError
 from squeezecore.venues import Section
 
-ANSWER_S_MAX = 10.0
-ANSWER_BYTES_MAX = 64 << 20  # an instrument list has some megabytes
 SHARE = 0.5  # of the venue's budget; others at our address have the rest
 WAIT_S_MIN = 0.01  # for the budget
 PENALTY_S = 5.0  # after a refusal for our rate that names no time
 PENALTY_S_MAX = 900.0
 _TOO_MANY = (429, 418)
-
-
-class Answer(NamedTuple):
-    """What a server said."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str]  # names in lower case
-
-
-Fetch = Callable[[str], Awaitable[Answer]]  # a GET; raises `RestError` where there is no answer
-
-
-class RestError(SqueezeError):
-    """A question was not answered, or not now."""
-
-
-def fetcher(client: httpx.AsyncClient) -> Fetch:
-    """Return a GET over an HTTP client."""
-
-    async def fetch(url: str) -> Answer:
-        body = bytearray()
-        try:
-            async with asyncio.timeout(ANSWER_S_MAX), client.stream("GET", url) as response:
-                async for part in response.aiter_bytes():
-                    body += part
-                    if len(body) > ANSWER_BYTES_MAX:
-                        raise RestError(f"{url} answered more than {ANSWER_BYTES_MAX} bytes: is it the venue?")
-        except TimeoutError as error:
-            raise RestError(f"{url} did not answer within {ANSWER_S_MAX:.0f} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise RestError(f"{url} could not be asked ({error or type(error).__name__})") from error
-        return Answer(
-            response.status_code, bytes(body), {key.lower(): value for key, value in response.headers.items()}
-        )
-
-    return fetch
 
 
 class Desk:
@@ -83,11 +44,11 @@ class Desk:
     async def ask(self, path: str, **values: Any) -> bytes:
         """Return the body of the answer to one of the section's paths, by the name of its field; waits for its turn.
 
-        Raises `RestError` when there is no answer, or the venue refuses.
+        Raises `AskError` when there is no answer, or the venue refuses.
         """
         template: str = getattr(self.section, path)
         if not template:
-            raise RestError(f"{self.section.name} has no path for {path}")
+            raise AskError(f"{self.section.name} has no path for {path}")
         async with self._turn:
             await self._afford(self.section.weights.get(path, 1))
         url = self._base() + template.format(**values)
@@ -97,9 +58,9 @@ class Desk:
             self.refused += 1
             wait_s = retry_after_s(answer.headers.get("retry-after", ""), self._clock.now_ns())
             self._closed_until_s = asyncio.get_running_loop().time() + wait_s
-            raise RestError(f"{url} said that we ask too much ({answer.status}): it is left alone for {wait_s:.0f} s")
+            raise AskError(f"{url} said that we ask too much ({answer.status}): it is left alone for {wait_s:.0f} s")
         if answer.status != httpx.codes.OK:
-            raise RestError(f"{url} answered {answer.status}: {answer.body[:200]!r}")
+            raise AskError(f"{url} answered {answer.status}: {answer.body[:200]!r}")
         return answer.body
 
     async def _afford(self, weight: int) -> None:

@@ -15,11 +15,11 @@ from prometheus_client.registry import Collector
 from pydantic import Field
 
 from squeeze_openinterest import answers
-from squeeze_openinterest.desk import Fetch, Params
+from squeeze_openinterest.desk import Params
 from squeeze_openinterest.facts import SETTLED_S, ages_s
-from squeeze_openinterest.fetching import Endpoints, fetcher
 from squeeze_openinterest.polling import Past
 from squeeze_openinterest.watching import Poller
+from squeezecore.adapters.asking import Fetch, Places, fetcher
 from squeezecore.adapters.service import Kit, Part, ServiceSettings
 from squeezecore.errors import SqueezeError
 from squeezecore.market import FundingSeries, OpenInterestSeries, empty
@@ -181,7 +181,7 @@ async def build(kit: Kit, stack: AsyncExitStack, *, fetch: Fetch | None = None) 
         params,
         _Counts(kit.registry),
         kit.log,
-        Endpoints(settings.endpoints),
+        Places(settings.endpoints).rest,
     )
     kit.registry.register(_Gauges(poller))
     service = _Service(poller)

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from squeeze_openinterest.limits import BANNED, TOO_MANY, Budget, Pause
+from squeezecore.adapters.asking import AskError, Fetch
 from squeezecore.errors import ParseError, SqueezeError
 from squeezecore.venues import Section
 
@@ -18,27 +19,7 @@ OK = 200
 FUNDING_FIELDS = frozenset({"funding", "funding_info"})  # of `Section`; a venue may count them apart
 
 
-class FetchError(SqueezeError):
-    """A venue could not be asked."""
-
-
-class Answer(NamedTuple):
-    """What a venue answered."""
-
-    status: int
-    body: bytes
-    retry_after: str | None = None
-
-
-class Fetch(Protocol):
-    """Asks a venue."""
-
-    async def __call__(self, url: str) -> Answer:
-        """GET a URL; raise `FetchError` where there is no answer."""
-        ...
-
-
-Where = Callable[[str, Section], str]  # (venue, section) → base URL; raises `FetchError` where it is not known now
+Where = Callable[[str, Section], str]  # (venue, section) → base URL; raises `AskError` where it is not known now
 
 
 class Params(NamedTuple):
@@ -92,12 +73,12 @@ class Desk:
             began_s = self._loop.time()
             try:
                 answer = await self._fetch(self._where(self.venue, self.section).rstrip("/") + path)
-            except FetchError as error:
+            except AskError as error:
                 self._failed(began_s, str(error))
                 return None
         now_s = self._loop.time()
         if answer.status in (TOO_MANY, BANNED):
-            pause_s = self.pause.told(answer.status, answer.retry_after, now_s)
+            pause_s = self.pause.told(answer.status, answer.headers.get("retry-after"), now_s)
             self._count("limited", f"{self._name} answered {answer.status}: it is left alone for {pause_s:.0f} s")
             return None
         if answer.status >= 500:

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
-from squeeze_openinterest.desk import Counts, Desk, Fetch, Params, Where
+from squeeze_openinterest.desk import Counts, Desk, Params, Where
 from squeeze_openinterest.facts import Facts
 from squeeze_openinterest.polling import SECOND_NS, Fact, History, Past, Poll
 from squeezecore.adapters import catalogue
+from squeezecore.adapters.asking import Fetch
 from squeezecore.adapters.bus import Bus, BusError
 from squeezecore.adapters.clock import Clock
 from squeezecore.errors import SqueezeError

@@ -148,10 +148,10 @@ def _prepare(home: Path) -> None:
         for path in (home / "data", home / "run" / "leases"):
             path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _os_error(home, error) from error
+        raise refusal(home, error) from error
 
 
-def _os_error(home: Path, error: OSError) -> EmbeddedError:
+def refusal(home: Path, error: OSError) -> EmbeddedError:
     """Put an error of the file system into words for the person who can mend it."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return EmbeddedError(f"disk of {home} was full: free some space, or name another directory with --home")
@@ -161,19 +161,19 @@ def _os_error(home: Path, error: OSError) -> EmbeddedError:
 
 
 @contextlib.contextmanager
-def _start_lock(home: Path) -> Iterator[None]:
-    """Hold the lock under which servers are looked for, started and gone."""
+def start_lock(home: Path, run: Path, log: Path) -> Iterator[None]:
+    """Hold the lock under which the servers of `run` are looked for, started and gone; `log` is where they say why not."""
     deadline = time.monotonic() + LOCK_S_MAX
     while True:
         try:
-            descriptor = supervisor.try_lock(home / "run" / "start.lock")
+            descriptor = supervisor.try_lock(run / "start.lock")
         except OSError as error:
-            raise _os_error(home, error) from error
+            raise refusal(home, error) from error
         if descriptor is not None:
             break
         if time.monotonic() > deadline:
             raise EmbeddedError(
-                f"start lock of {home} was held by another process for {LOCK_S_MAX:.0f} s: look into {home / 'run' / 'server.log'}"
+                f"start lock of {run} was held by another process for {LOCK_S_MAX:.0f} s: look into {log}"
             )
         time.sleep(POLL_S)
     try:
@@ -182,16 +182,25 @@ def _start_lock(home: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_locked(home: Path) -> bool:
-    """Say whether a server process of this home directory lives."""
+def is_locked(path: Path) -> bool:
+    """Say whether the process that holds a lock file lives."""
     try:
-        descriptor = os.open(home / "run" / "server.lock", os.O_RDWR)
+        descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
         return supervisor.is_held(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _start_lock(home: Path) -> contextlib.AbstractContextManager[None]:
+    return start_lock(home, home / "run", home / "run" / "server.log")
+
+
+def _is_locked(home: Path) -> bool:
+    """Say whether a server process of this home directory lives."""
+    return is_locked(home / "run" / "server.lock")
 
 
 def _running(home: Path) -> Server | None:
@@ -227,7 +236,7 @@ def _start(home: Path, grace_s: float) -> Server:
                     check=False,
                 ).returncode
         except OSError as error:
-            raise _os_error(home, error) from error
+            raise refusal(home, error) from error
         server = None if code else _running(home)
         if server is not None:
             return server

@@ -15,7 +15,6 @@ It listens on loopback only, without a password, and writes every message to the
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -24,14 +23,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from squeezecore.adapters import nats_keeper, supervisor
-from squeezecore.adapters.embedded import EmbeddedError, Lease
+from squeezecore.adapters.embedded import EmbeddedError, Lease, is_locked, refusal, start_lock
 
 VERSION_MIN = (2, 12)
 LOCK_S_MAX = 60.0
@@ -87,7 +85,7 @@ def open_nats(home: Path, grace_s: float = 60.0) -> NatsServer:
         for name in ("leases", "ports"):
             (run / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _os_error(home, error) from error
+        raise refusal(home, error) from error
     with _start_lock(home):  # the keeper reaps leases only under this lock
         lease = Lease(run)
         try:
@@ -162,48 +160,14 @@ def find_binary(python: Path = Path(sys.executable), path: str | None = None) ->
     return found
 
 
-def _os_error(home: Path, error: OSError) -> EmbeddedError:
-    """Put an error of the file system into words for the person who can mend it."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return EmbeddedError(f"disk of {home} was full: free some space, or name another directory with --home")
-    return EmbeddedError(
-        f"home directory was {home}, it cannot be written ({error.strerror}): mend its rights, or name another with --home"
-    )
-
-
-@contextlib.contextmanager
-def _start_lock(home: Path) -> Iterator[None]:
-    """Hold the lock under which servers are looked for, started and gone."""
+def _start_lock(home: Path) -> contextlib.AbstractContextManager[None]:
     run = home / "nats" / "run"
-    deadline = time.monotonic() + LOCK_S_MAX
-    while True:
-        try:
-            descriptor = supervisor.try_lock(run / "start.lock")
-        except OSError as error:
-            raise _os_error(home, error) from error
-        if descriptor is not None:
-            break
-        if time.monotonic() > deadline:
-            raise EmbeddedError(
-                f"start lock of {run} was held by another process for {LOCK_S_MAX:.0f} s: look into {run / 'nats.log'}"
-            )
-        time.sleep(POLL_S)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+    return start_lock(home, run, run / "nats.log")
 
 
 def _is_locked(home: Path, name: str = "server.lock") -> bool:
     """Say whether a server of this home directory, or its keeper, lives."""
-    try:
-        descriptor = os.open(home / "nats" / "run" / name, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        return supervisor.is_held(descriptor)
-    finally:
-        os.close(descriptor)
+    return is_locked(home / "nats" / "run" / name)
 
 
 def _running(home: Path) -> NatsServer | None:
@@ -240,7 +204,7 @@ def _start(home: Path, grace_s: float) -> NatsServer:
                 check=False,
             ).returncode
     except OSError as error:
-        raise _os_error(home, error) from error
+        raise refusal(home, error) from error
     # The keeper of a starter that was killed may have been quicker: then its server is ours.
     server = _running(home) if code in {supervisor.EXIT_DONE, supervisor.EXIT_ALREADY_RUNNING} else None
     if server is None:
