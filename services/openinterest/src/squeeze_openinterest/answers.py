@@ -94,8 +94,12 @@ def _per_8h(fact: FundingFact) -> float:
 
 
 def _mean(pairs: list[tuple[float, float]]) -> float | None:
+    """Return the mean by weight; rounding must not lead it out of what it is the mean of."""
     weight = sum(held for _, held in pairs)
-    return sum(rate * held for rate, held in pairs) / weight if weight else None
+    if not weight:
+        return None
+    rates = [rate for rate, held in pairs if held]
+    return min(max(sum(rate * held for rate, held in pairs) / weight, min(rates)), max(rates))
 
 
 def _rate(one: Known, kind: str) -> dict[str, Any] | None:
