@@ -133,3 +133,7 @@ def test_tables_in_memory_are_like_those_of_the_store(store: Store, seed: int) -
     for one, other in zip(store.read_marks(traded, 0, 2**32), memory.read_marks(traded, 0, 2**32), strict=True):
         np.testing.assert_array_equal(one, other)
     assert store.gaps() == memory.gaps()
+    last_s = int(store.read_bars(traded, 0, 2**32).ts[-1])
+    told = real.last._keep.presence(last_s - 10, last_s + 1)
+    assert told == memory_store.MemoryKeep(memory, "code").presence(last_s - 10, last_s + 1)
+    assert set(told) == set(made.instruments)

@@ -272,7 +272,8 @@ class MemoryKeep(Keep):
         return max((int(ts[-1]) for ts in found if len(ts)), default=-1)
 
     def presence(self, start_s: int, end_s: int) -> dict[str, tuple[int, int]]:
-        raise NotImplementedError
+        found = self.bars_of(sorted(self.memory.bars), start_s, end_s)
+        return {name: (len(bars.ts), int(bars.complete.sum())) for name, bars in found.items() if len(bars.ts)}
 
 
 def facts_of(memory: MemoryStore, traded: str) -> Mapping[str, Any]:
