@@ -8,7 +8,7 @@ anywhere goes on from the last snapshot, decides the same again, and the bus and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -23,7 +23,6 @@ from squeezecore.adapters import catalogue
 from squeezecore.adapters.bus import BusError, Reader
 from squeezecore.adapters.scanning import code_version
 from squeezecore.adapters.service import Kit
-from squeezecore.adapters.store import StoreError
 from squeezecore.errors import UsageError
 from squeezecore.market import Instrument, Rows, Trades, concat, empty
 from squeezecore.spec import AssetConfig
@@ -36,7 +35,6 @@ STORE_S = 1.0  # effects other than rows wait so long for company: an insert cos
 BEHIND_MAX = 8  # pulls whose effects are not stored yet; then nothing more is pulled
 SNAPSHOT_S = 1.0  # loop time between two snapshots at least
 SNAPSHOT_BYTES_S = 1_000_000  # a larger state is stored less often: so many bytes a second
-STORE_RETRY_S = 1.0  # a full disk may get room again
 REMAKE_SHARE = (
     0.2  # of the time may go into repairs: after a reconnect there are many, and new seconds must not wait for them
 )
@@ -149,7 +147,7 @@ class Cvd:
             ) from error
         if found is None:  # whatever comes, the next start begins here too
             seq = self.flow.seq
-            await self._insist(self._keep.put_snapshot, self.flow.decided_s, seq, self._frozen())
+            await self._kit.insist(self._refused, self._keep.put_snapshot, self.flow.decided_s, seq, self._frozen())
             self._stored_seq = seq
         return reader
 
@@ -224,7 +222,7 @@ class Cvd:
             }
         changes = self.flow.plan(assets, decided_s if weigh else -1)
         if changes:
-            await self._insist(self._keep.put_changes, changes)
+            await self._kit.insist(self._refused, self._keep.put_changes, changes)
             await self._bus.publish_all(changes)
             self.flow.change(changes, instruments)
             self._kit.log.info("assets change", from_ts=changes[0].from_ts, assets=[change.asset for change in changes])
@@ -284,30 +282,21 @@ class Cvd:
         if all_of_it:
             await self._store(reader, all_of_it=True)
 
-    async def _insist(self, write: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
-        """Write, again until the store takes it: rows wait on the bus meanwhile, and nothing is lost."""
-        said = ""
-        while True:
-            try:
-                done = await self._kit.in_thread(write, *values, **named)
-            except StoreError as error:
-                if self.last_error != str(error):
-                    self._complain(str(error))
-                said = self.last_error
-                await asyncio.sleep(STORE_RETRY_S)
-            else:
-                if said and self.last_error == said:
-                    self.last_error = ""
-                return done
+    def _refused(self, reason: str, over: bool) -> None:
+        """Note that the store took nothing, each reason once, or that this is over."""
+        if not over and self.last_error != reason:
+            self._complain(reason)
+        elif over and self.last_error == reason:
+            self.last_error = ""
 
     def _unstored_facts(self) -> bool:
         return any(self._unstored)
 
     async def _store_all(self, made: Effects, body: bytes | None, decided_s: int, seq: int, reader: Reader) -> None:
         """Effects, then the state that has them behind it, then the stream's place."""
-        await self._insist(self._keep.put, made)
+        await self._kit.insist(self._refused, self._keep.put, made)
         if body is not None:
-            await self._insist(self._keep.put_snapshot, decided_s, seq, body)
+            await self._kit.insist(self._refused, self._keep.put_snapshot, decided_s, seq, body)
             await reader.ack(seq)
             self._stored_seq = seq
             self.lag = await reader.lag()
@@ -347,7 +336,7 @@ class Cvd:
             if newer is None:
                 return False
             if len(newer.ts):
-                await self._insist(keep.put_bars, name, newer, max(state.rolled_s, 0))
+                await self._kit.insist(self._refused, keep.put_bars, name, newer, max(state.rolled_s, 0))
                 start_s, end_s = min(start_s, int(newer.ts[0])), max(end_s, int(newer.ts[-1]) + 1)
         await self._remake_rows(name, start_s, min(end_s + 61, state.decided_s))
         state.forget(name, remake)
@@ -365,7 +354,7 @@ class Cvd:
             return
         await self._bus.publish_all(repairs_of(newer))
         for asset, rows in newer.items():
-            self.repaired += await self._insist(self._keep.put_newer_rows, asset, rows)
+            self.repaired += await self._kit.insist(self._refused, self._keep.put_newer_rows, asset, rows)
 
     def _rows_again(self, asset: str, start_s: int, end_s: int) -> Rows:
         """Return an asset's rows that would be other than those stored; blocks."""

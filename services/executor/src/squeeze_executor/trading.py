@@ -24,7 +24,6 @@ from squeezecore.adapters import accounts, catalogue
 from squeezecore.adapters.accounts import Plan
 from squeezecore.adapters.bus import BusError, Fenced, Reader
 from squeezecore.adapters.service import Kit
-from squeezecore.adapters.store import StoreError
 from squeezecore.adapters.tradestore import Standing
 from squeezecore.errors import UsageError
 from squeezecore.market import DAY_S, Instrument
@@ -40,7 +39,6 @@ FUNDING_S_MAX = 120.0  # how long a due funding rate is waited for
 STALL_S = 2.0  # between an order's append and its sending; beyond it the lead is looked at once more
 SNAPSHOT_S = 5.0  # between two, at least
 STORE_S = 0.2  # records are gathered for so long
-STORE_RETRY_S = 1.0
 SUBJECTS = ("intent", "decided", "sending", "clock", "lead")
 COUNTS = (
     "seconds", "orders", "denied", "sent", "fills", "payments", "clocks", "snapshots", "late_funding", "store_errors",
@@ -434,22 +432,19 @@ class Executor:
             self._to_store.clear()
             records, self._records = self._records, Records()
             snapshots, self._snapshots = self._snapshots, []
-            await self._insist(self._keep.put, records)
+            await self._kit.insist(self._unstored, self._keep.put, records)
             for snapshot in snapshots:
-                await self._insist(self._keep.put_snapshot, *snapshot)
+                await self._kit.insist(self._unstored, self._keep.put_snapshot, *snapshot)
                 self.counts["snapshots"] += 1
                 await self._acknowledge(snapshot[1])
 
-    async def _insist(self, write: Callable[..., None], *values: Any) -> None:
-        while True:
-            try:
-                await self._kit.in_thread(write, *values)
-            except StoreError as error:
-                self.counts["store_errors"] += 1
-                self.last_error = str(error)
-                await asyncio.sleep(STORE_RETRY_S)
-            else:
-                return
+    def _unstored(self, reason: str, over: bool) -> None:
+        """Note that the store took nothing, or that this is over."""
+        if not over:
+            self.counts["store_errors"] += 1
+            self.last_error = reason
+        elif self.last_error == reason:
+            self.last_error = ""
 
     async def _acknowledge(self, place: Place) -> None:
         assert self._readers is not None

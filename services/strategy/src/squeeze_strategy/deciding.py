@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,7 +19,6 @@ from squeezecore.adapters import accounts
 from squeezecore.adapters.accounts import Plan, Swap
 from squeezecore.adapters.bus import BusError, Reader
 from squeezecore.adapters.service import Kit
-from squeezecore.adapters.store import StoreError
 from squeezecore.desk import NEVER, Desk, Said, signal_of
 from squeezecore.errors import SqueezeError
 from squeezecore.market import DAY_S, Instrument
@@ -33,7 +32,6 @@ MARGIN = 200  # messages before the place where a row is thought to be
 SNAPSHOT_S = 5.0  # between two, at least
 SNAPSHOT_BYTES_S = 1_000_000  # a larger state is stored less often: so many bytes a second
 STORE_S = 0.2  # records are gathered for so long
-STORE_RETRY_S = 1.0
 COUNTS = ("rows", "seconds", "decisions", "signals", "intents", "snapshots", "swaps", "refused_params", "store_errors")
 
 
@@ -379,26 +377,23 @@ class Strategy:
             snapshots, self._snapshots = self._snapshots, []
             swaps, self._swaps = self._swaps, []
             if swaps:
-                await self._insist(self._keep.put_swaps, swaps)
+                await self._kit.insist(self._unstored, self._keep.put_swaps, swaps)
             if decisions:
-                await self._insist(self._keep.put, decisions)
+                await self._kit.insist(self._unstored, self._keep.put, decisions)
             for snapshot in snapshots:
-                await self._insist(self._keep.put_snapshot, *snapshot)
+                await self._kit.insist(self._unstored, self._keep.put_snapshot, *snapshot)
                 self.counts["snapshots"] += 1
                 assert self._readers is not None
                 for reader, seq in zip(self._readers, (snapshot[1].flow_seq, snapshot[1].trade_seq), strict=True):
                     await reader.ack(seq)
 
-    async def _insist(self, write: Callable[..., None], *values: Any) -> None:
-        while True:
-            try:
-                await self._kit.in_thread(write, *values)
-            except StoreError as error:
-                self.counts["store_errors"] += 1
-                self.last_error = str(error)
-                await asyncio.sleep(STORE_RETRY_S)
-            else:
-                return
+    def _unstored(self, reason: str, over: bool) -> None:
+        """Note that the store took nothing, or that this is over."""
+        if not over:
+            self.counts["store_errors"] += 1
+            self.last_error = reason
+        elif self.last_error == reason:
+            self.last_error = ""
 
     # -- what is there -------------------------------------------------------------------------------------------------
 

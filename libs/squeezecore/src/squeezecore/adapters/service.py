@@ -42,6 +42,7 @@ from prometheus_client.registry import Collector
 
 from squeezecore.adapters import bus, embedded, logs, reference, web
 from squeezecore.adapters.bus import Bus
+from squeezecore.adapters.clickhouse import StoreError
 from squeezecore.adapters.clock import SYSTEM, Clock
 from squeezecore.adapters.lean import leave_pandas_out
 from squeezecore.adapters.settings import ServiceSettings, load, variable
@@ -68,6 +69,7 @@ RETRY_S_MAX = 5.0
 CONNECT_S_MAX = 2.0  # one try to reach NATS
 PROBE_S_MAX = 2.0  # until a probe counts as failed
 LAG_EVERY_S = 0.25  # how often the event loop's lag is measured
+STORE_RETRY_S = 1.0  # a full disk may get room again
 UNWIND_S_MAX = 8.0  # for the loop and its resources to end
 STOP_S_MAX = 15  # after that the kernel ends the process
 CLOSE_S_MAX = 2  # for open requests to be answered at the end
@@ -97,6 +99,26 @@ class Kit:
         if self.threads is None:
             return function(*args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self.threads, lambda: function(*args, **kwargs))
+
+    async def insist(
+        self, refused: Callable[[str, bool], None], write: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Write, again until the store takes it: the bus keeps what is not stored, so nothing is lost meanwhile.
+
+        `refused` is told each refusal's reason with False, and the last reason with True when that is over.
+        """
+        reason = ""
+        while True:
+            try:
+                done = await self.in_thread(write, *args, **kwargs)
+            except StoreError as error:
+                reason = str(error)
+                refused(reason, False)
+                await asyncio.sleep(STORE_RETRY_S)
+            else:
+                if reason:
+                    refused(reason, True)
+                return done
 
 
 @dataclass(frozen=True)
